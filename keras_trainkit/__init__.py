@@ -1,5 +1,55 @@
-"""Training parts for Keras 3."""
+"""Training parts for Keras 3: optimizers, schedules, initializers, regularizers, layers, callbacks and a command.
+
+Importing the package registers every class with Keras, so that saved models load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
 
 from keras_trainkit._version import __version__
 
-__all__ = ["__version__"]
+_SUBPACKAGES = [
+    "callbacks",
+    "core",
+    "data",
+    "distribution",
+    "initializers",
+    "layers",
+    "optimizers",
+    "precision",
+    "recipes",
+    "regularizers",
+    "reporting",
+    "schedules",
+    "testing",
+    "training",
+    "transforms",
+]
+
+__all__ = ["__version__", *_SUBPACKAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"keras_trainkit.{name}")
+    raise AttributeError(f"module 'keras_trainkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBPACKAGES})
+
+
+def _runs_as_command() -> bool:
+    # `keras-trainkit --help` must not wait 3 s for TensorFlow: the command loads the parts when it needs them.
+    # While `python -m keras_trainkit` looks the package up, sys.argv[0] is "-m"; for other modules it is a path by then.
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    return program == "-m" or program.removesuffix(".exe") == "keras-trainkit"
+
+
+if not _runs_as_command():
+    for _name in _SUBPACKAGES:
+        importlib.import_module(f"keras_trainkit.{_name}")

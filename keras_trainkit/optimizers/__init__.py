@@ -1,0 +1,18 @@
+"""Optimizers: each is a docstring and a chain of transforms. `get` and `list` find them, `wrap` takes Keras's."""
+
+# One line for each optimizer; the registry finds the rest.
+from keras_trainkit.optimizers.adadelta import Adadelta as Adadelta
+from keras_trainkit.optimizers.adagrad import Adagrad as Adagrad
+from keras_trainkit.optimizers.adam import Adam as Adam
+from keras_trainkit.optimizers.adamw import AdamW as AdamW
+from keras_trainkit.optimizers.lion import Lion as Lion
+from keras_trainkit.optimizers.radam import RAdam as RAdam
+from keras_trainkit.optimizers.rmsprop import RMSprop as RMSprop
+from keras_trainkit.optimizers.sgd import SGD as SGD
+
+from keras_trainkit.optimizers.metadata import Info  # isort: skip
+from keras_trainkit.optimizers.registry import classes, get, info, list  # isort: skip
+from keras_trainkit.optimizers.wrapped import Wrapped, wrap  # isort: skip
+
+__all__ = ["Info", "Wrapped", "get", "info", "list", "wrap"]
+__all__ += [kind.__name__ for kind in classes()]

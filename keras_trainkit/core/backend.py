@@ -1,0 +1,251 @@
+"""Every private name of Keras and TensorFlow that the kit leans on, and nothing else.
+
+tests/core/test_backend_canaries.py names the one that has gone when a new version breaks this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if ON_TENSORFLOW:
+    import tensorflow as tf
+
+
+def eager_scope() -> contextlib.AbstractContextManager:
+    """Leaves the function being traced: `fit` may build an optimizer inside one, where copies of weights read zero."""
+    return tf.init_scope() if ON_TENSORFLOW else contextlib.nullcontext()
+
+
+def iterations_variable(optimizer: Any) -> keras.Variable:
+    """The counter that Keras saves as `iteration`; in the kit's optimizers it counts updates."""
+    return optimizer._iterations
+
+
+def learning_rate_variable(optimizer: Any) -> keras.Variable | None:
+    """The learning rate's variable, or None where a schedule or a function gives the rate."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.Variable) else None
+
+
+def built_variables(optimizer: Any) -> list[Any]:
+    """The model variables that the optimizer was built with."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """The position of a model variable among those the optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+def check_known(optimizer: Any, variables: list[Any]) -> None:
+    """Raises ValueError for a variable that the optimizer was not built with."""
+    optimizer._check_variables_are_known(variables)
+
+
+def publish_averages(optimizer: Any, averages: list[Any]) -> None:
+    """Puts the moving averages where Keras's own callbacks look for them."""
+    optimizer._model_variables_moving_average = averages
+
+
+def add_slot(
+    optimizer: Any, reference: Any, name: str, shape: Any, dtype: str, initializer: Callable[[Any, Any], Any]
+) -> keras.Variable:
+    """A variable of the optimizer that lives on the devices of the model variable `reference`."""
+    layout = getattr(reference, "_layout", None) if tuple(shape) == tuple(reference.shape) else None
+    arguments = {"shape": shape, "initializer": initializer, "dtype": dtype, "name": name, "layout": layout}
+    if not ON_TENSORFLOW:
+        return optimizer.add_variable(**arguments)
+    with optimizer._distribution_strategy.extended.colocate_vars_with(_native(reference)):
+        return optimizer.add_variable(**arguments)
+
+
+def all_reduce_sum(gradients: list[Any]) -> list[Any]:
+    """The sum of each gradient over all replicas; sparse ones stay sparse."""
+    if ON_TENSORFLOW and gradients:
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            return list(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+    return gradients
+
+
+def is_sparse(gradient: Any) -> bool:
+    """Whether a gradient holds some rows of its variable only."""
+    return ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices)
+
+
+def dense(gradient: Any, rows: int) -> Any:
+    """The gradient as a full tensor; rows that occur several times are summed."""
+    if is_sparse(gradient):
+        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, rows)
+    return ops.convert_to_tensor(gradient)
+
+
+def cast_gradient(gradient: Any, dtype: str) -> Any:
+    """The gradient in `dtype`, sparse or dense."""
+    return tf.cast(gradient, dtype) if is_sparse(gradient) else ops.cast(gradient, dtype)
+
+
+def read(variable: Any) -> Any:
+    """The variable's value as a tensor; inside a replica, that replica's copy."""
+    return ops.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+
+
+def write(variable: Any, value: Any) -> None:
+    """Assigns `value`; inside a replica, to that replica's own copy.
+
+    Every replica computes the same value from the same reduced gradients, so no replica need wait for another, and
+    the write may stand inside a `tf.cond`, where Keras's merge call may not.
+    """
+    value = ops.cast(value, variable.dtype)
+    if not ON_TENSORFLOW or _records_writes():
+        variable.assign(value)
+        return
+    native = _native(variable)
+    if tf.distribute.get_replica_context() is not None and hasattr(native, "_get_on_device_or_primary"):
+        native = native._get_on_device_or_primary()
+    native.assign(value, read_value=False)
+
+
+def when(
+    predicate: Any, then: Callable[[], None], otherwise: Callable[[], None] | None, variables: list[keras.Variable]
+) -> None:
+    """Runs `then` or `otherwise` as the scalar tensor `predicate` says; they may write to `variables` only."""
+    if ON_TENSORFLOW and not _records_writes():
+
+        def branch(body: Callable[[], None] | None) -> Callable[[], Any]:
+            def run() -> Any:
+                if body is not None:
+                    body()
+                return tf.constant(True)
+
+            return run
+
+        tf.cond(predicate, branch(then), branch(otherwise))
+        return
+
+    current = [variable.value for variable in variables]
+
+    def pure(body: Callable[[], None] | None) -> Callable[[], list[Any]]:
+        def run() -> list[Any]:
+            with keras.StatelessScope(state_mapping=list(zip(variables, current, strict=True))) as scope:
+                if body is not None:
+                    body()
+            return [ops.convert_to_tensor(scope.get_current_value(variable)) for variable in variables]
+
+        return run
+
+    for variable, value in zip(variables, ops.cond(predicate, pure(then), pure(otherwise)), strict=True):
+        variable.assign(value)
+
+
+def run_on_replicas(optimizer: Any, function: Callable[[], None]) -> None:
+    """Calls `function` once on each replica of the strategy that the optimizer was made under."""
+    if ON_TENSORFLOW:
+        optimizer._distribution_strategy.run(tf.function(function))
+    else:
+        function()
+
+
+def learning_rate_argument(optimizer: Any) -> Any:
+    """The learning rate as a constructor takes it: a float, a schedule or a function."""
+    rate = optimizer._learning_rate
+    return float(ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate
+
+
+def adopt_variables(optimizer: Any, inner: Any) -> list[keras.Variable]:
+    """Makes the slots of `inner` variables of `optimizer` too, and returns them."""
+    shared = [inner._iterations, inner._learning_rate]
+    slots = [v for v in inner.variables if not any(v is other for other in shared)]
+    for slot in slots:
+        optimizer._track_variable(slot)
+    return slots
+
+
+def pure_copy(optimizer: Any, replaced: dict[str, Any]) -> Any:
+    """A fresh copy of a Keras optimizer whose update step works inside a stateless scope, on every backend.
+
+    `replaced` holds values for arguments of the copy, where it has them.
+    """
+    config = optimizer.get_config()
+    copy = type(optimizer).from_config(config | {name: value for name, value in replaced.items() if name in config})
+    kind = type(copy)
+    backend_class = next(c for c in kind.__mro__ if c.__module__.startswith("keras.src.backend"))
+    mixin = type("PureUpdate", (_PureUpdate, backend_class), {})
+    # Placed behind the optimizer and before the backend's class, the mixin answers `super()` calls, too.
+    object.__setattr__(copy, "__class__", type(kind.__name__, (kind, mixin), {"original": kind}))
+    return copy
+
+
+def serialize_pure_copy(copy: Any) -> dict[str, Any]:
+    """The configuration of the Keras optimizer that `pure_copy` copied."""
+    return keras.optimizers.serialize(copy.original.from_config(copy.get_config()))
+
+
+def pure_update(
+    copy: Any, slots: list[Any], gradients: list[Any], variables: list[Any], values: list[Any], rate: Any, step: Any
+) -> tuple[list[Any], list[Any]]:
+    """What a foreign Keras optimizer (made by `pure_copy`) would write, without writing it.
+
+    Args:
+        copy: the optimizer, built on `variables`.
+        slots: its variables, as `adopt_variables` returned them.
+        gradients: tensors, reduced over replicas.
+        variables: Keras variables; `values` are the tensors to take as their current values.
+        rate: scalar tensor, the learning rate.
+        step: scalar integer tensor, the number of updates done before this one.
+
+    Returns:
+        The new values of `variables`, and the new values of `slots`.
+    """
+    mapping = list(zip(variables, [ops.cast(x, v.dtype) for x, v in zip(values, variables, strict=True)], strict=True))
+    mapping += [(slot, read(slot)) for slot in slots]
+    mapping.append((copy._iterations, ops.cast(step, copy._iterations.dtype)))
+    if isinstance(copy._learning_rate, keras.Variable):
+        mapping.append((copy._learning_rate, ops.cast(rate, copy._learning_rate.dtype)))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        copy._backend_update_step(gradients, variables, rate)
+        return [scope.get_current_value(v) for v in variables], [scope.get_current_value(v) for v in slots]
+
+
+class _PureUpdate:
+    """The backend's share of a Keras optimizer, written for stateless scopes instead of tf.distribute."""
+
+    def assign(self, variable: Any, value: Any) -> None:
+        variable.assign(ops.cast(value, variable.dtype))
+
+    def assign_add(self, variable: Any, value: Any) -> None:
+        self.assign(variable, variable + ops.cast(value, variable.dtype))
+
+    def assign_sub(self, variable: Any, value: Any) -> None:
+        self.assign(variable, variable - ops.cast(value, variable.dtype))
+
+    def _var_key(self, variable: Any) -> int:
+        return id(variable)
+
+    def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
+
+
+def init_parameters(cls: type) -> list[str]:
+    """The names of the arguments that `cls.__init__` spells out, without `self` and `**kwargs`."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+
+
+def _native(variable: Any) -> Any:
+    return variable._value if isinstance(variable, keras.Variable) else variable
+
+
+def _records_writes() -> bool:
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+    return in_stateless_scope()

@@ -1,0 +1,207 @@
+"""Transforms made of transforms: in sequence, by variable, or on some variables only."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from keras_trainkit.core.transform import Context, State, Tensor, Transform, register_transform
+
+
+def chain(*transforms: Transform) -> Chain:
+    """Applies transforms one after the other; chains inside chains are flattened.
+
+    >>> from keras_trainkit.transforms import ClipByGlobalNorm, ScaleByAdam
+    >>> [type(link).__name__ for link in chain(ClipByGlobalNorm(1.0), chain(ScaleByAdam())).links]
+    ['ClipByGlobalNorm', 'ScaleByAdam']
+    """
+    links: list[Transform] = []
+    for item in transforms:
+        links.extend(item.links if isinstance(item, Chain) else [item])
+    return Chain(links)
+
+
+def partition(rules: list[Any], default: Transform | None = None) -> Partition:
+    """Gives each variable to the first rule whose regular expression is found in the variable's path.
+
+    Args:
+        rules: list of `[pattern, transform]` pairs, tried in order.
+        default: the transform of variables that no pattern matches; without one such a variable is an error.
+
+    Raises:
+        ValueError: when the optimizer is built, if a variable has no rule or a rule has no variable.
+    """
+    return Partition(rules, default)
+
+
+def masked(inner: Transform, pattern: str, invert: bool = False) -> Masked:
+    """Applies `inner` to the variables whose path contains `pattern` (or, inverted, to the others).
+
+    The remaining updates pass through unchanged.
+    """
+    return Masked(inner, pattern, invert)
+
+
+@register_transform
+class Chain(Transform):
+    """Transforms in sequence; see `chain`."""
+
+    links: list
+
+    def validate(self) -> None:
+        for link in self.links:
+            _require_transform("links", link)
+
+    def check_variables(self, variables: list[Any]) -> None:
+        for link in self.links:
+            link.check_variables(variables)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        declared = {str(i): link.slots(variable) for i, link in enumerate(self.links)}
+        return {key: slots for key, slots in declared.items() if slots}
+
+    def update(
+        self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
+    ) -> tuple[list[Tensor], list[State]]:
+        new: list[State] = [{} for _ in states]
+        for i, link in enumerate(self.links):
+            key = str(i)
+            updates, link_states = link.update(updates, parameters, [s.get(key, {}) for s in states], context)
+            for whole, part in zip(new, link_states, strict=True):
+                if part:
+                    whole[key] = part
+        return updates, new
+
+
+@register_transform
+class Partition(Transform):
+    """One transform for each group of variables; see `partition`."""
+
+    rules: list
+    default: Transform | None = None
+
+    def validate(self) -> None:
+        if not self.rules:
+            raise ValueError(f"`rules` must hold at least one [pattern, transform] pair. Received: rules={self.rules}")
+        for rule in self.rules:
+            if not (isinstance(rule, list) and len(rule) == 2):
+                raise ValueError(f"`rules` must hold [pattern, transform] pairs. Received: rules={self.rules}")
+            _require_pattern("rules", rule[0])
+            _require_transform("rules", rule[1])
+        if self.default is not None:
+            _require_transform("default", self.default)
+
+    def groups(self, paths: list[str]) -> list[list[int]]:
+        """The positions of the paths that each rule takes, in the order of the rules; the default's come last."""
+        found: list[list[int]] = [[] for _ in range(len(self.rules) + 1)]
+        for position, path in enumerate(paths):
+            group = next((i for i, (pattern, _) in enumerate(self.rules) if re.search(pattern, path)), -1)
+            found[group].append(position)
+        return found
+
+    def check_variables(self, variables: list[Any]) -> None:
+        paths = [variable_path(v) for v in variables]
+        *ruled, rest = self.groups(paths)
+        listed = ", ".join(f"`{path}`" for path in paths)
+        for (pattern, _), positions in zip(self.rules, ruled, strict=True):
+            if not positions:
+                raise ValueError(
+                    f"`rules` holds a pattern that takes no variable. Received: pattern={pattern!r}, with the "
+                    f"variables {listed} (an earlier rule takes a variable that both match)."
+                )
+        if rest and self.default is None:
+            unmatched = ", ".join(f"`{paths[i]}`" for i in rest)
+            raise ValueError(f"`rules` must match every variable, or `default` be given. Unmatched: {unmatched}")
+        for positions, member in zip([*ruled, rest], self._members(), strict=True):
+            if positions:
+                member.check_variables([variables[i] for i in positions])
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        return next(
+            member.slots(variable)
+            for positions, member in zip(self.groups([variable_path(variable)]), self._members(), strict=True)
+            if positions
+        )
+
+    def update(
+        self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
+    ) -> tuple[list[Tensor], list[State]]:
+        updates, states = list(updates), list(states)
+        for positions, member in zip(self.groups(context.paths), self._members(), strict=True):
+            if positions:
+                _update_some(member, positions, updates, parameters, states, context)
+        return updates, states
+
+    def _members(self) -> list[Any]:
+        return [member for _, member in self.rules] + [self.default]
+
+
+@register_transform
+class Masked(Transform):
+    """A transform on some variables only; see `masked`."""
+
+    inner: Transform
+    pattern: str
+    invert: bool = False
+
+    def validate(self) -> None:
+        _require_transform("inner", self.inner)
+        _require_pattern("pattern", self.pattern)
+
+    def applies(self, path: str) -> bool:
+        """Whether the variable at `path` is transformed."""
+        return bool(re.search(self.pattern, path)) != self.invert
+
+    def check_variables(self, variables: list[Any]) -> None:
+        mine = [v for v in variables if self.applies(variable_path(v))]
+        if not mine:
+            listed = ", ".join(f"`{variable_path(v)}`" for v in variables)
+            raise ValueError(f"`pattern` leaves no variable to transform. Received: pattern={self.pattern!r} on {listed}")
+        self.inner.check_variables(mine)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        return self.inner.slots(variable) if self.applies(variable_path(variable)) else {}
+
+    def update(
+        self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
+    ) -> tuple[list[Tensor], list[State]]:
+        updates, states = list(updates), list(states)
+        positions = [i for i, path in enumerate(context.paths) if self.applies(path)]
+        if positions:
+            _update_some(self.inner, positions, updates, parameters, states, context)
+        return updates, states
+
+
+def variable_path(variable: Any) -> str:
+    """The path of a Keras variable (`"block/dense/kernel"`), or the name of a TensorFlow one."""
+    return getattr(variable, "path", None) or variable.name
+
+
+def _update_some(
+    member: Transform,
+    positions: list[int],
+    updates: list[Tensor],
+    parameters: list[Tensor],
+    states: list[State],
+    context: Context,
+) -> None:
+    new_updates, new_states = member.update(
+        [updates[i] for i in positions],
+        [parameters[i] for i in positions],
+        [states[i] for i in positions],
+        context.select(positions),
+    )
+    for i, update, state in zip(positions, new_updates, new_states, strict=True):
+        updates[i], states[i] = update, state
+
+
+def _require_transform(name: str, value: Any) -> None:
+    if not isinstance(value, Transform):
+        raise TypeError(f"`{name}` must hold transforms of keras_trainkit. Received: {name}={value!r}")
+
+
+def _require_pattern(name: str, value: Any) -> None:
+    try:
+        re.compile(value)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"`{name}` must be a regular expression ({error}). Received: {name}={value!r}") from error

@@ -1,0 +1,37 @@
+"""Numbers kept exact where plain float32 arithmetic loses digits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def wide_dtype(dtype: str) -> str:
+    """The dtype in which to compute for values of `dtype`: at least float32, float64 stays.
+
+    >>> wide_dtype("bfloat16"), wide_dtype("float64")
+    ('float32', 'float64')
+    """
+    return keras.backend.result_type(keras.backend.standardize_dtype(dtype), "float32")
+
+
+def one_minus_power(beta: float, step: Any) -> Any:
+    """1 - beta**step, the debiasing factor of an exponential average, for a floating tensor `step`.
+
+    Written with expm1, because in float32 the difference 1 - 0.999**1 keeps only five digits.
+    """
+    if beta == 0:
+        return ops.ones_like(step)
+    return -ops.expm1(step * math.log(beta))
+
+
+def squared_norm(tensors: list[Any]) -> Any:
+    """The sum of squares over all tensors, in at least float32; a scalar."""
+    total: Any = 0.0
+    for tensor in tensors:
+        wide = ops.cast(tensor, wide_dtype(tensor.dtype))
+        total = total + ops.sum(ops.square(wide))
+    return total

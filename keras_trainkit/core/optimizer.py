@@ -1,0 +1,524 @@
+"""`TransformOptimizer`: the one class that knows variables. It reduces, computes and writes, in this order."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+import re
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_trainkit.core import backend, checks, state
+from keras_trainkit.core.clipping import clipping_from_arguments
+from keras_trainkit.core.compose import chain, variable_path
+from keras_trainkit.core.numerics import squared_norm, wide_dtype
+from keras_trainkit.core.transform import Context, Slot, Transform
+
+LAST_WINDOW = ("apply", "drop", "carry")
+
+
+@keras.saving.register_keras_serializable("keras_trainkit")
+class TransformOptimizer(keras.optimizers.Optimizer):
+    """An optimizer made of pure transforms, right on any number of replicas.
+
+    Each step sums the gradients over the replicas, then computes (clipping, `before`, the algorithm, `after`), then
+    writes once. Gradients and state are never handled in half precision. `iterations`, schedules and the moving
+    average count updates, not micro-batches.
+
+    Args:
+        learning_rate: a float, a `LearningRateSchedule`, or a function without arguments that returns the rate.
+        algorithm: the transform to run, gradients in and displacements out; named optimizers bring their own.
+        before: list of transforms of the gradients, such as `Centralize()`; they run after clipping.
+        after: list of transforms of the displacements, such as `Lookahead(6, 0.5)`.
+        weight_decay: a float; before each update every variable shrinks by `learning_rate * weight_decay` of itself
+            (decoupled decay: Loshchilov and Hutter, 2017, arXiv:1711.05101).
+        weight_decay_exclude: list of regular expressions; variables in whose path one is found do not decay. It is
+            saved with the optimizer.
+        clipnorm: the largest norm of each variable's gradient, after the sum over replicas.
+        clipvalue: the largest absolute value of a gradient's element, after the sum over replicas.
+        global_clipnorm: the largest norm of all gradients together, after the sum over replicas.
+        use_ema: keep a moving average of the weights, and put it in place when `fit` ends.
+        ema_momentum: its decay for each update.
+        ema_overwrite_frequency: put the average in place every so many updates, too.
+        loss_scale_factor: a fixed factor for the loss.
+        gradient_accumulation_steps: average the gradients of so many batches, then update once.
+        last_window: what becomes of a window that is not full when `fit` ends: `"apply"` updates with the average of
+            what came, `"drop"` forgets it, `"carry"` keeps it for the next `fit`.
+        name: a name for the optimizer's variables.
+
+    Raises:
+        ValueError: for a value out of its range, or an argument that does not exist.
+        TypeError: for a value of the wrong kind.
+
+    Example:
+
+    >>> from keras_trainkit import core, transforms
+    >>> optimizer = core.TransformOptimizer(
+    ...     1e-3, core.chain(transforms.ScaleByAdam(), transforms.ScaleByLearningRate()), global_clipnorm=1.0)
+    >>> optimizer.get_config()["global_clipnorm"]
+    1.0
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        algorithm: Transform | None = None,
+        *,
+        before: list[Transform] | None = None,
+        after: list[Transform] | None = None,
+        weight_decay: float | None = None,
+        weight_decay_exclude: list[str] | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        last_window: str = "apply",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs:
+            allowed = backend.init_parameters(type(self)) + backend.init_parameters(TransformOptimizer)
+            unknown = next(iter(kwargs))
+            raise ValueError(
+                f"`{unknown}` is not an argument of {type(self).__name__}{checks.did_you_mean(unknown, allowed)}. "
+                f"Received: {unknown}={kwargs[unknown]!r}"
+            )
+        clipping = clipping_from_arguments(clipnorm, clipvalue, global_clipnorm)
+        if gradient_accumulation_steps is not None:
+            gradient_accumulation_steps = checks.integer(
+                "gradient_accumulation_steps", gradient_accumulation_steps, at_least=1
+            )
+        super().__init__(
+            learning_rate=_checked_rate(learning_rate),
+            weight_decay=None if weight_decay is None else checks.number("weight_decay", weight_decay, at_least=0),
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=checks.boolean("use_ema", use_ema),
+            ema_momentum=checks.number("ema_momentum", ema_momentum, at_least=0, at_most=1),
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            # Keras refuses 1; to us it says "no accumulation", so that a recipe can always name a number.
+            gradient_accumulation_steps=gradient_accumulation_steps if gradient_accumulation_steps != 1 else None,
+            name=name,
+        )
+        self._plan = _Plan(
+            clipping=clipping,
+            before=_checked_transforms("before", before),
+            after=_checked_transforms("after", after),
+            decay_exclude=list(weight_decay_exclude or []),
+        )
+        for pattern in self._plan.decay_exclude:
+            re.compile(pattern)
+        self.algorithm = algorithm
+        self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
+        self._watch_every = 0
+
+    # ------------------------------------------------------------------------------------------------- description
+
+    def transform(self) -> Transform:
+        """The algorithm: from gradients to displacements. Named optimizers override it."""
+        if not isinstance(self.algorithm, Transform):
+            raise TypeError(
+                f"`algorithm` must be a transform of keras_trainkit. Received: algorithm={self.algorithm!r}"
+            )
+        return self.algorithm
+
+    @property
+    def before(self) -> list[Transform]:
+        """The transforms of the gradients."""
+        return list(self._plan.before)
+
+    @property
+    def after(self) -> list[Transform]:
+        """The transforms of the displacements."""
+        return list(self._plan.after)
+
+    @property
+    def weight_decay_exclude(self) -> list[str]:
+        """The regular expressions whose variables do not decay."""
+        return list(self._plan.decay_exclude)
+
+    @property
+    def iterations(self) -> keras.Variable:
+        """The number of updates done; with accumulation, the number of full windows."""
+        return backend.iterations_variable(self)
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Excludes variables from weight decay, as Keras's method does; unlike there, saving keeps it.
+
+        Args:
+            var_list: list of variables; they are remembered by path.
+            var_names: list of regular expressions, looked for in the variables' paths.
+        """
+        if self.built:
+            raise ValueError("`exclude_from_weight_decay` must be called before the optimizer is built.")
+        exact = [f"^{re.escape(variable_path(v))}$" for v in var_list or []]
+        self._plan = dataclasses.replace(self._plan, decay_exclude=exact + list(var_names or []))
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.update(
+            before=[keras.saving.serialize_keras_object(t) for t in self.before],
+            after=[keras.saving.serialize_keras_object(t) for t in self.after],
+            weight_decay_exclude=self.weight_decay_exclude,
+            last_window=self.last_window,
+        )
+        own = [name for name in backend.init_parameters(type(self)) if name not in config]
+        config.update({name: keras.saving.serialize_keras_object(getattr(self, name)) for name in own})
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TransformOptimizer:
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+                if isinstance(value, (dict, list))
+                else value
+                for name, value in config.items()
+            }
+        )
+
+    # ------------------------------------------------------------------------------------------------------- build
+
+    def build(self, variables: list[Any]) -> None:
+        """Makes the state for `variables`: what the transforms declare, the average, the accumulators."""
+        if self.built:
+            return
+        variables = list(variables)
+        accumulates, averages = self.gradient_accumulation_steps, self.use_ema
+        links = chain(*self._plan.before, self.transform(), *self._plan.after)
+        links.check_variables(variables)
+        with backend.eager_scope():
+            # Keras's own averages and accumulators would have the variables' dtype, half precision included.
+            self.gradient_accumulation_steps, self.use_ema = None, False
+            try:
+                super().build(variables)
+            finally:
+                self.gradient_accumulation_steps, self.use_ema = accumulates, averages
+            self._links = links
+            self._slots = state.Slots()
+            self._averages = state.VariableList(self._add_slots(variables, "average", Slot()) if averages else [])
+            backend.publish_averages(self, list(self._averages))
+            self._accumulators = state.VariableList(
+                self._add_slots(variables, "accumulator", Slot()) if accumulates else []
+            )
+            self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
+            for index, variable in enumerate(variables):
+                for location, name, slot in state.flatten_slots(links.slots(variable)):
+                    self._slots.add(index, location, name, self._add_slot(variable, name, slot))
+            self._add_statistics()
+            state.load_pending(self)
+
+    def _add_slots(self, variables: list[Any], name: str, slot: Slot) -> list[Any]:
+        return [None if _overwritten(v) else self._add_slot(v, name, slot) for v in variables]
+
+    def _add_slot(self, variable: Any, name: str, slot: Slot) -> keras.Variable:
+        dtype = slot.dtype or wide_dtype(keras.backend.standardize_dtype(variable.dtype))
+        shape = tuple(variable.shape) if slot.shape is None else tuple(slot.shape)
+
+        def initial(shape: Any, dtype: Any) -> Any:
+            if slot.initial == "copy":
+                return ops.cast(ops.copy(backend.read(variable)), dtype)
+            return ops.full(shape, slot.initial, dtype)
+
+        return backend.add_slot(self, variable, f"{variable_path(variable)}_{name}".replace("/", "_"), shape, dtype, initial)
+
+    # -------------------------------------------------------------------------------------------------------- step
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates the variables: reduce, compute, write.
+
+        Args:
+            grads: gradients, one for each variable; None where the loss does not depend on it.
+            trainable_variables: the variables; those of `build` when left out.
+        """
+        gradients, variables = self.reduce(grads, trainable_variables)
+        if variables:
+            self.apply_reduced(gradients, variables)
+
+    def reduce(self, grads: Any, trainable_variables: Any = None) -> tuple[list[Any], list[Any]]:
+        """The first step alone: dense gradients, summed over the replicas, in at least float32, with their variables.
+
+        Variables without a gradient are left out, with a warning.
+        """
+        gradients = list(grads)
+        if not gradients:
+            return [], []
+        variables = self._resolve(gradients, trainable_variables)
+        missing = [variable_path(v) for g, v in zip(gradients, variables, strict=True) if g is None]
+        if len(missing) == len(variables):
+            raise ValueError("No gradients provided for any variable.")
+        if missing:
+            warnings.warn(
+                f"Gradients do not exist for variables {missing} when minimizing the loss. If you are using "
+                "`model.compile()`, did you forget to provide a `loss` argument?",
+                stacklevel=2,
+            )
+        pairs = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if gradient is None:
+                continue
+            if _overwritten(variable):  # float8 scales arrive as gradients
+                variable.assign(gradient)
+            else:
+                pairs.append((backend.cast_gradient(gradient, wide_dtype(gradient.dtype)), variable))
+        variables = [v for _, v in pairs]
+        summed = backend.all_reduce_sum([g for g, _ in pairs])
+        dense = [
+            ops.cast(backend.dense(g, v.shape[0] if v.shape else 1), wide_dtype(v.dtype))
+            for g, v in zip(summed, variables, strict=True)
+        ]
+        if self.loss_scale_factor is not None:
+            dense = [g / self.loss_scale_factor for g in dense]
+        return dense, variables
+
+    def apply_reduced(self, gradients: list[Any], variables: list[Any]) -> None:
+        """The second and third step: computes from reduced gradients and writes."""
+        if not self.gradient_accumulation_steps:
+            self._update(gradients, variables)
+            return
+        count = backend.read(self._window) + 1
+        accumulators = [self._accumulators[backend.variable_index(self, v)] for v in variables]
+        totals = [backend.read(a) + g for a, g in zip(accumulators, gradients, strict=True)]
+
+        def close() -> None:
+            self._close_window(totals, count, variables, accumulators)
+
+        def fill() -> None:
+            for accumulator, total in zip(accumulators, totals, strict=True):
+                backend.write(accumulator, total)
+            backend.write(self._window, count)
+
+        backend.when(count >= self.gradient_accumulation_steps, close, fill, self._written(variables))
+
+    def flush(self) -> None:
+        """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""
+        if not self.built or not self.gradient_accumulation_steps or self.last_window == "carry":
+            return
+        backend.run_on_replicas(self, self._flush_on_replica)
+
+    def _flush_on_replica(self) -> None:
+        variables = [v for v in backend.built_variables(self) if not _overwritten(v)]
+        accumulators = [a for a in self._accumulators if a is not None]
+        count = backend.read(self._window)
+
+        def end() -> None:
+            if self.last_window == "apply":
+                totals = [backend.read(a) for a in accumulators]
+                self._close_window(totals, count, variables, accumulators)
+            else:
+                self._empty_window(accumulators)
+
+        backend.when(count > 0, end, None, self._written(variables))
+
+    def _close_window(self, totals: list[Any], count: Any, variables: list[Any], accumulators: list[Any]) -> None:
+        self._update([total / ops.cast(count, total.dtype) for total in totals], variables)
+        self._empty_window(accumulators)
+
+    def _empty_window(self, accumulators: list[Any]) -> None:
+        for accumulator in accumulators:
+            backend.write(accumulator, ops.zeros(accumulator.shape, accumulator.dtype))
+        backend.write(self._window, 0)
+
+    def _update(self, gradients: list[Any], variables: list[Any]) -> None:
+        indices = [backend.variable_index(self, v) for v in variables]
+        old = [_wide(v) for v in variables]
+        step = backend.read(self.iterations) + 1
+        rate = ops.convert_to_tensor(self.learning_rate)
+        paths = [variable_path(v) for v in variables]
+        clipped = gradients
+        if self._plan.clipping is not None:
+            clipped, _ = self._plan.clipping.update(gradients, old, [{} for _ in old], Context(step, rate, gradients, paths))
+        context = Context(step, rate, clipped, paths)
+        start = self._decayed(old, variables, rate)
+        displacements, new_states = self._displacements(clipped, start, indices, variables, context)
+        new = [p + d for p, d in zip(start, displacements, strict=True)]
+        new = [v.constraint(p) if getattr(v, "constraint", None) else p for v, p in zip(variables, new, strict=True)]
+        new, averages = self._average(new, indices, step)
+
+        self._write_statistics(step, gradients, clipped, old, new)
+        for slot, value in [*new_states, *averages]:
+            backend.write(slot, value)
+        for variable, value in zip(variables, new, strict=True):
+            backend.write(variable, value)
+        backend.write(self.iterations, step)
+
+    def _displacements(
+        self, gradients: list[Any], parameters: list[Any], indices: list[int], variables: list[Any], context: Context
+    ) -> tuple[list[Any], list[Any]]:
+        """What to add to each parameter, and (variable, value) pairs for the state."""
+        states = [self._slots.read(i) for i in indices]
+        displacements, new = self._links.update(gradients, parameters, states, context)
+        return displacements, [pair for i, s in zip(indices, new, strict=True) for pair in self._slots.pairs(i, s)]
+
+    def _decayed(self, parameters: list[Any], variables: list[Any], rate: Any) -> list[Any]:
+        if not self.weight_decay:
+            return parameters
+        return [
+            p - p * (ops.cast(rate, p.dtype) * self.weight_decay) if self._decays(v) else p
+            for p, v in zip(parameters, variables, strict=True)
+        ]
+
+    def _decays(self, variable: Any) -> bool:
+        path = variable_path(variable)
+        return not any(re.search(pattern, path) for pattern in self._plan.decay_exclude)
+
+    def _average(self, new: list[Any], indices: list[int], step: Any) -> tuple[list[Any], list[Any]]:
+        """The parameters (the averages, where an overwrite is due) and (slot, value) pairs for the averages."""
+        if not self.use_ema:
+            return new, []
+        new, pairs = list(new), []
+        position = {index: i for i, index in enumerate(indices)}
+        for index, (variable, slot) in enumerate(zip(backend.built_variables(self), self._averages, strict=True)):
+            if slot is None:
+                continue
+            value = new[position[index]] if index in position else _wide(variable)
+            momentum = ops.where(step > 1, ops.cast(self.ema_momentum, value.dtype), ops.cast(0, value.dtype))
+            average = momentum * backend.read(slot) + (1 - momentum) * value
+            pairs.append((slot, average))
+            if self.ema_overwrite_frequency and index in position:
+                new[position[index]] = ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
+        return new, pairs
+
+    def _written(self, variables: list[Any]) -> list[Any]:
+        """Every variable that a step may write."""
+        own = [v for v in self.variables if v is not backend.learning_rate_variable(self)]
+        return [*variables, *own]
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Ends the last accumulation window, and puts the moving averages into the variables; `fit` calls it."""
+        self.flush()
+        if self.use_ema:
+            for variable in var_list:
+                average = self._averages[backend.variable_index(self, variable)]
+                if average is not None:
+                    variable.assign(ops.cast(backend.read(average), variable.dtype))
+
+    def _resolve(self, gradients: list[Any], trainable_variables: Any) -> list[Any]:
+        if trainable_variables is None:
+            if not self.built:
+                raise ValueError(
+                    "`trainable_variables` must be given as long as the optimizer is not built: call "
+                    "`optimizer.build(variables)` first. Received: trainable_variables=None"
+                )
+            variables = backend.built_variables(self)
+        else:
+            variables = list(trainable_variables)
+            self.build(variables)
+            backend.check_known(self, variables)
+        if len(gradients) != len(variables):
+            raise ValueError(
+                f"`grads` must hold one gradient for each variable. Received: {len(gradients)} gradients for "
+                f"{len(variables)} variables"
+            )
+        return variables
+
+    # -------------------------------------------------------------------------------------------------- statistics
+
+    def watch(self, every: int = 1) -> None:
+        """Has the optimizer compute the norms that `statistics` returns, inside the graph, every so many updates.
+
+        Call it before the train step is traced. Unwatched optimizers do not compute them.
+        """
+        self._watch_every = checks.integer("every", every, at_least=1)
+        if self.built:
+            with backend.eager_scope():
+                self._add_statistics()
+
+    def statistics(self) -> dict[str, float]:
+        """The norms at the last watched update, over all variables together; empty if `watch` was not called.
+
+        `gradient_norm` is after the sum over replicas and before clipping, `clipped_gradient_norm` after clipping,
+        `update_norm` that of the change written (decay included), `weight_norm` that of the variables before it.
+        """
+        if not self._watch_every or not self.built:
+            return {}
+        values = {name: float(ops.convert_to_numpy(v)) for name, v in self._statistics.items()}
+        weight = values["weight_norm"]
+        return values | {"update_to_weight_ratio": values["update_norm"] / weight if weight > 0 else float("nan")}
+
+    def _add_statistics(self) -> None:
+        if self._watch_every and not hasattr(self, "_statistics"):
+            names = ["gradient_norm", "clipped_gradient_norm", "update_norm", "weight_norm"]
+            self._statistics = state.VariableDict(
+                {name: self.add_variable((), dtype="float32", name=name) for name in names}
+            )
+
+    def _write_statistics(self, step: Any, gradients: list[Any], clipped: list[Any], old: list[Any], new: list[Any]) -> None:
+        if not self._watch_every:
+            return
+
+        def measure() -> None:
+            moved = [after - before for after, before in zip(new, old, strict=True)]
+            for name, tensors in [("gradient_norm", gradients), ("clipped_gradient_norm", clipped),
+                                  ("update_norm", moved), ("weight_norm", old)]:  # fmt: skip
+                backend.write(self._statistics[name], ops.sqrt(squared_norm(tensors)))
+
+        backend.when(ops.equal(step % self._watch_every, 0), measure, None, list(self._statistics.values()))
+
+    # ------------------------------------------------------------------------------------------------------ saving
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the state under names that say which slot of which variable each array is."""
+        for key, variable in state.named_variables(self):
+            store[key] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what `save_own_variables` wrote, or the state of Keras's optimizer of the same slots.
+
+        Before the optimizer is built the state waits and is put in place by `build`.
+
+        Raises:
+            ValueError: when the state does not fit; it names the slots.
+        """
+        state.load(self, {key: store[key] for key in store.keys()})  # noqa: SIM118 (an HDF5 store is no dict)
+
+    def inner_variables(self) -> list[Any]:
+        """State that belongs to no single model variable; it is saved with the slots."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What the arguments say; kept in one object, so that Keras's tracking leaves the lists alone."""
+
+    clipping: Transform | None
+    before: list[Transform]
+    after: list[Transform]
+    decay_exclude: list[str]
+
+
+def _checked_rate(learning_rate: Any) -> Any:
+    if isinstance(learning_rate, numbers.Real) or getattr(learning_rate, "shape", None) == ():
+        return checks.number("learning_rate", learning_rate, at_least=0)
+    if callable(learning_rate):
+        return learning_rate
+    raise TypeError(
+        "`learning_rate` must be a number at least 0, a LearningRateSchedule, or a function that returns the rate. "
+        f"Received: learning_rate={learning_rate!r}"
+    )
+
+
+def _checked_transforms(name: str, transforms: Any) -> list[Transform]:
+    if isinstance(transforms, Transform):
+        raise TypeError(f"`{name}` must be a list of transforms. Received: {name}={transforms!r}")
+    for item in transforms or []:
+        if not isinstance(item, Transform):
+            raise TypeError(f"`{name}` must be a list of transforms. Received: {name}={transforms!r}")
+    return list(transforms or [])
+
+
+def _overwritten(variable: Any) -> bool:
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
+def _wide(variable: Any) -> Any:
+    return ops.cast(backend.read(variable), wide_dtype(keras.backend.standardize_dtype(variable.dtype)))

@@ -1,0 +1,222 @@
+"""The optimizer's state: slots by variable and name, and how they are saved, loaded and found not to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from keras import ops
+
+from keras_trainkit.core import backend
+from keras_trainkit.core.compose import variable_path
+from keras_trainkit.core.transform import Slot
+
+Location = tuple[str, ...]
+
+
+class VariableList:
+    """A list that Keras does not track a second time: the optimizer tracks its variables already."""
+
+    def __init__(self, variables: list[Any]) -> None:
+        self._items = tuple(variables)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class VariableDict:
+    """A dictionary that Keras does not track a second time."""
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self._names = tuple(variables)
+        self._items = tuple(variables.values())
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[self._names.index(name)]
+
+    def values(self) -> tuple[Any, ...]:
+        return self._items
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return zip(self._names, self._items, strict=True)
+
+
+class Slots:
+    """Variables by the model variable's index and the slot's location in the nested state that transforms see."""
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, dict[Location, tuple[str, Any]]] = {}
+
+    def add(self, index: int, location: Location, name: str, variable: Any) -> None:
+        self._by_index.setdefault(index, {})[location] = (name, variable)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """The state of one model variable as tensors, nested as its transform declared it."""
+        nested: dict[str, Any] = {}
+        for location, (_, variable) in self._by_index.get(index, {}).items():
+            inner = nested
+            for key in location[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[location[-1]] = backend.read(variable)
+        return nested
+
+    def pairs(self, index: int, nested: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+        """(variable, new value) for the state that a transform returned."""
+        for location, (_, variable) in self._by_index.get(index, {}).items():
+            value: Any = nested
+            for key in location:
+                value = value[key]
+            yield variable, value
+
+    def named(self, index: int) -> Iterator[tuple[str, Any]]:
+        """(slot name, variable) of one model variable."""
+        yield from self._by_index.get(index, {}).values()
+
+
+def flatten_slots(declared: dict[str, Any]) -> list[tuple[Location, str, Slot]]:
+    """Each slot's location, its short name, and its declaration; a short name that occurs twice gets a number.
+
+    >>> [name for _, name, _ in flatten_slots({"0": {"trace": 0.0}, "2": {"trace": 0.0, "slow": "copy"}})]
+    ['trace', 'trace_1', 'slow']
+    """
+    found: list[tuple[Location, str, Slot]] = []
+    counts: dict[str, int] = {}
+
+    def walk(node: dict[str, Any], location: Location) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, (*location, key))
+                continue
+            count = counts.get(key, 0)
+            counts[key] = count + 1
+            slot = value if isinstance(value, Slot) else Slot(value)
+            found.append(((*location, key), f"{key}_{count}" if count else key, slot))
+
+    walk(declared, ())
+    return found
+
+
+def named_variables(optimizer: Any) -> Iterator[tuple[str, Any]]:
+    """(key in the saved file, variable) for all that must survive; an empty accumulation window need not."""
+    yield "iteration", backend.iterations_variable(optimizer)
+    rate = backend.learning_rate_variable(optimizer)
+    if rate is not None:
+        yield "learning_rate", rate
+    if not optimizer.built:
+        return
+    window = optimizer._window
+    part_full = window is not None and int(ops.convert_to_numpy(window)) > 0
+    if part_full:
+        yield "window", window
+    for index, variable in enumerate(backend.built_variables(optimizer)):
+        for name, slot in _slots_of(optimizer, index, part_full):
+            yield f"{index}.{name}.{variable_path(variable).replace('/', '.')}", slot
+    for position, variable in enumerate(optimizer.inner_variables()):
+        yield f"inner.{position}.{variable.path.replace('/', '.')}", variable
+
+
+def load(optimizer: Any, arrays: dict[str, Any]) -> None:
+    """Puts saved arrays into the optimizer, or keeps them until `build`."""
+    if optimizer.built:
+        _assign(optimizer, _named(optimizer, arrays))
+        return
+    optimizer._pending = _Pending({key: ops.convert_to_numpy(value) for key, value in arrays.items()})
+
+
+def load_pending(optimizer: Any) -> None:
+    """Puts arrays in place that were loaded before the optimizer was built."""
+    pending = getattr(optimizer, "_pending", None)
+    if pending is not None:
+        del optimizer._pending
+        _assign(optimizer, _named(optimizer, pending.arrays))
+
+
+class _Pending:
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.arrays = arrays
+
+
+def _slots_of(optimizer: Any, index: int, with_accumulators: bool) -> Iterator[tuple[str, Any]]:
+    if len(optimizer._averages) and optimizer._averages[index] is not None:
+        yield "average", optimizer._averages[index]
+    if with_accumulators and optimizer._accumulators[index] is not None:
+        yield "accumulator", optimizer._accumulators[index]
+    yield from optimizer._slots.named(index)
+
+
+def _named(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays by our keys; a file of one of Keras's optimizers holds them by number, in the order of its variables."""
+    if not arrays or not all(key.isdigit() for key in arrays):
+        return arrays
+    keys = {id(variable): key for key, variable in named_variables(optimizer)}
+    ours = [v for v in optimizer.variables if id(v) in keys]
+    if len(ours) != len(arrays):
+        raise ValueError(
+            f"The saved state of a Keras optimizer does not fit `{optimizer.name}`: it holds {len(arrays)} arrays, and "
+            f"{type(optimizer).__name__} has {len(ours)}: {', '.join(v.path for v in ours)}. To load the weights alone, "
+            "load them before `compile`."
+        )
+    return {keys[id(variable)]: arrays[str(i)] for i, variable in enumerate(ours)}
+
+
+def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:
+    fresh = not any("." in key for key in arrays)
+    saved = {_address(key): (key, value) for key, value in arrays.items()}
+    wanted = {_address(key): (key, variable) for key, variable in _all_named(optimizer)}
+    problems = []
+    for address, (key, variable) in wanted.items():
+        if address not in saved:
+            # An untrained optimizer has no slots in its file, an empty window no accumulators, a schedule no rate.
+            if not fresh and address[1] not in ("accumulator", "window", "learning_rate"):
+                problems.append(f"the file lacks {_describe(key)}")
+        elif tuple(saved[address][1].shape) != tuple(variable.shape):
+            shape = tuple(saved[address][1].shape)
+            problems.append(f"{_describe(key)} has shape {tuple(variable.shape)}, and {shape} in the file")
+    for address, (key, _) in saved.items():
+        if address not in wanted and address[1] != "learning_rate":
+            problems.append(f"the optimizer has no {_describe(key)}")
+    if problems:
+        more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
+        raise ValueError(
+            f"The saved state does not fit the optimizer `{optimizer.name}` ({type(optimizer).__name__}): "
+            f"{'; '.join(problems[:8])}{more}. Make the optimizer with the arguments it was saved with. To load the "
+            "weights alone, load them before `compile`."
+        )
+    for address, (_, variable) in wanted.items():
+        if address in saved:
+            variable.assign(saved[address][1])
+        elif address[1] in ("accumulator", "window"):
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
+
+
+def _all_named(optimizer: Any) -> Iterator[tuple[str, Any]]:
+    """`named_variables`, with the accumulators whether they are empty or not."""
+    yield from ((key, v) for key, v in named_variables(optimizer) if _address(key)[1] not in ("accumulator", "window"))
+    if optimizer._window is not None:
+        yield "window", optimizer._window
+        for index, slot in enumerate(optimizer._accumulators):
+            if slot is not None:
+                path = variable_path(backend.built_variables(optimizer)[index])
+                yield f"{index}.accumulator.{path.replace('/', '.')}", slot
+
+
+def _address(key: str) -> tuple[str, str]:
+    """Where a key belongs: layers' names may differ from process to process, so the path does not count."""
+    index, _, rest = key.partition(".")
+    return (index, rest.partition(".")[0]) if rest else ("", key)
+
+
+def _describe(key: str) -> str:
+    index, _, rest = key.partition(".")
+    if not rest:
+        return f"`{key}`"
+    slot, _, path = rest.partition(".")
+    if index == "inner":
+        return f"variable {slot} of the wrapped optimizer (`{path.replace('.', '/')}`)"
+    return f"slot `{slot}` of variable {index} (`{path.replace('.', '/')}`)"

@@ -1,0 +1,131 @@
+"""`Transform`: one pure step of an optimizer, from gradients to displacements, with its state declared beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """What one piece of per-variable state looks like before the first update.
+
+    Attributes:
+        initial: a number that fills it, or `"copy"` for the variable's value at the time the optimizer is built.
+        shape: a list of ints; None for the variable's own shape.
+        dtype: None for the variable's own, widened to float32 where that is a half precision (an average that decays
+            by 0.999 cannot move in bfloat16).
+    """
+
+    initial: float | str = 0.0
+    shape: list[int] | None = None
+    dtype: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafContext:
+    """What `Transform.leaf` may know beside its own variable, in the dtype of the maths."""
+
+    step: Tensor
+    learning_rate: Tensor
+    gradient: Tensor
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What `Transform.update` may know beside the tensors it is given.
+
+    Attributes:
+        step: scalar integer tensor, the number of this update, 1 for the first.
+        learning_rate: scalar tensor.
+        gradients: the reduced and clipped gradients of this step, one for each parameter.
+        paths: the variables' paths, such as `"block/dense/kernel"`.
+    """
+
+    step: Tensor
+    learning_rate: Tensor
+    gradients: list[Tensor]
+    paths: list[str]
+
+    def select(self, positions: list[int]) -> Context:
+        """The context of the parameters at `positions` alone."""
+        return dataclasses.replace(
+            self, gradients=[self.gradients[i] for i in positions], paths=[self.paths[i] for i in positions]
+        )
+
+    def leaf(self, position: int, dtype: str) -> LeafContext:
+        """The context of one parameter, with the numbers cast to `dtype`."""
+        return LeafContext(
+            ops.cast(self.step, dtype),
+            ops.cast(self.learning_rate, dtype),
+            self.gradients[position],
+            self.paths[position],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """A pure map from updates and state to updates and state.
+
+    Subclasses are frozen dataclasses made with the `register_transform` decorator: their fields are their configuration.
+    They override `slots` to declare state, and either `leaf` (the maths of one variable) or `update` (the whole
+    model at once). Updates enter as gradients; `ScaleByLearningRate` turns them into displacements, which are added
+    to the parameters. Parameters and state arrive in at least float32.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _lists(getattr(self, field.name)))
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises ValueError or TypeError when a field is out of its range; called at construction."""
+
+    def check_variables(self, variables: list[Any]) -> None:
+        """Raises ValueError when the configuration does not suit the model; called when the optimizer is built."""
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        """The state of one variable: name to a number, `"copy"` or `Slot`, or to a nested dictionary of these."""
+        return {}
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        """The new update and the new state of one variable."""
+        raise NotImplementedError(f"{type(self).__name__} must override `leaf` or `update`.")
+
+    def update(
+        self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
+    ) -> tuple[list[Tensor], list[State]]:
+        """The new updates and states of all variables; by default `leaf` on each."""
+        pairs = [
+            self.leaf(update, parameter, state, context.leaf(i, parameter.dtype))
+            for i, (update, parameter, state) in enumerate(zip(updates, parameters, states, strict=True))
+        ]
+        return [update for update, _ in pairs], [state for _, state in pairs]
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields, as Keras's serialization wants them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Transform:
+        """The transform that `get_config` described."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+
+@typing.dataclass_transform(frozen_default=True)
+def register_transform(cls: type) -> Any:
+    """Makes a `Transform` subclass a frozen dataclass and registers it with Keras."""
+    return keras.saving.register_keras_serializable("keras_trainkit")(dataclasses.dataclass(frozen=True)(cls))
+
+
+def _lists(value: Any) -> Any:
+    # Keras saves tuples as lists, so a tuple would come back as another value than it went.
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

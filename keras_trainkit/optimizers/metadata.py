@@ -1,0 +1,22 @@
+"""What the list of optimizers tells about each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Facts about an optimizer, held by its class as `info`.
+
+    Attributes:
+        year: of publication.
+        paper: an arXiv number, or authors and year.
+        state_bytes: bytes of state per parameter with default arguments (SGD's: with momentum).
+        sparse: what gradients of a part of the rows get: `"dense"`, the same result as the full gradient.
+    """
+
+    year: int
+    paper: str
+    state_bytes: float
+    sparse: str = "dense"

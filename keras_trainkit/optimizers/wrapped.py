@@ -1,0 +1,155 @@
+"""Any Keras optimizer with the kit's options and its correctness on several replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_trainkit.core import Transform, TransformOptimizer, backend, chain
+from keras_trainkit.core.state import VariableList
+from keras_trainkit.core.transform import Context
+
+
+def wrap(
+    optimizer: keras.optimizers.Optimizer,
+    before: list[Transform] | None = None,
+    after: list[Transform] | None = None,
+    **options: Any,
+) -> Any:
+    """Gives a Keras optimizer transforms of its gradients and of its displacements.
+
+    Clipping, weight decay, the moving average and accumulation, if the optimizer was made with them, are taken over,
+    and so are right on any number of replicas. One of the kit's own optimizers is made again with the transforms
+    added to its own.
+
+    Args:
+        optimizer: of Keras, or a user's subclass that overrides `update_step`; not yet built.
+        before: list of transforms of the gradients.
+        after: list of transforms of the displacements.
+        **options: arguments of `core.TransformOptimizer` that replace the optimizer's.
+
+    Raises:
+        TypeError: for what is no optimizer.
+        ValueError: for an optimizer that has state already, or that wraps another.
+
+    >>> import keras
+    >>> from keras_trainkit import optimizers, transforms
+    >>> wrapped = optimizers.wrap(keras.optimizers.Nadam(1e-3, clipnorm=1.0), after=[transforms.Lookahead(6, 0.5)])
+    >>> wrapped.clipnorm
+    1.0
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(f"`optimizer` must be a Keras optimizer. Received: optimizer={optimizer!r}")
+    if optimizer.built:
+        raise ValueError("`optimizer` must not have been used or built yet. Received: a built " + type(optimizer).__name__)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError("`optimizer` must be the one inside the LossScaleOptimizer: wrap it, then scale the loss.")
+    if isinstance(optimizer, TransformOptimizer):
+        config = optimizer.get_config()
+        added = {
+            "before": optimizer.before + list(before or []),
+            "after": optimizer.after + list(after or []),
+        }
+        return type(optimizer).from_config(config | added | options)
+    taken = {name: getattr(optimizer, name) for name in _TAKEN_OVER}
+    taken["learning_rate"] = backend.learning_rate_argument(optimizer)
+    taken["name"] = f"wrapped_{optimizer.name}"
+    return Wrapped(optimizer, before=before, after=after, **(taken | options))
+
+
+_TAKEN_OVER = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+@keras.saving.register_keras_serializable("keras_trainkit")
+class Wrapped(TransformOptimizer):
+    """A foreign optimizer as the algorithm; made by `wrap`.
+
+    Args:
+        inner: the Keras optimizer; a copy of it computes, without its own clipping, decay, average and accumulation.
+        learning_rate: the step size, or a schedule.
+        **options: the arguments of `core.TransformOptimizer`.
+    """
+
+    def __init__(self, inner: Any, learning_rate: Any = 0.001, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self._inner = _Untracked(backend.pure_copy(inner, _NEUTRAL))
+
+    @property
+    def inner(self) -> Any:
+        """The copy that computes."""
+        return self._inner.value
+
+    def transform(self) -> Transform:
+        return chain(*self.before, *self.after)
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        with backend.eager_scope():
+            self.inner.build([v for v in variables])
+            self._inner_variables = VariableList(backend.adopt_variables(self, self.inner))
+        super().build(variables)
+
+    def inner_variables(self) -> list[Any]:
+        return list(self._inner_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"inner": backend.serialize_pure_copy(self.inner)}
+
+    def _displacements(
+        self, gradients: list[Any], parameters: list[Any], indices: list[int], variables: list[Any], context: Context
+    ) -> tuple[list[Any], list[Any]]:
+        states = [self._slots.read(i) for i in indices]
+        first = len(self.before)
+        early, late = self._links.links[:first], self._links.links[first:]
+        new: list[dict[str, Any]] = [{} for _ in states]
+        updates = _run(early, 0, gradients, parameters, states, new, context)
+        slots = self.inner_variables()
+        values, written = backend.pure_update(
+            self.inner, slots, updates, variables, parameters, context.learning_rate, context.step - 1
+        )
+        moved = [ops.cast(value, p.dtype) - p for value, p in zip(values, parameters, strict=True)]
+        moved = _run(late, first, moved, parameters, states, new, context)
+        pairs = [pair for i, s in zip(indices, new, strict=True) for pair in self._slots.pairs(i, s)]
+        return moved, pairs + list(zip(slots, written, strict=True))
+
+
+def _run(links: list[Transform], first: int, updates: Any, parameters: Any, states: Any, new: Any, context: Any) -> Any:
+    for position, link in enumerate(links, first):
+        key = str(position)
+        updates, parts = link.update(updates, parameters, [s.get(key, {}) for s in states], context)
+        for whole, part in zip(new, parts, strict=True):
+            if part:
+                whole[key] = part
+    return updates
+
+
+class _Untracked:
+    """Keeps Keras from saving the copy's variables a second time: they are saved as the wrapper's."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+_NEUTRAL = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}

@@ -1,0 +1,220 @@
+"""Slow NumPy twins of the optimizers, written from the papers with no regard for speed: one array at a time.
+
+A twin holds its state in plain attributes. `step(parameter, gradient, rate)` returns the new parameter. The twins of
+`before` and `after` transforms are functions and classes of their own; `Twin` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class GradientDescent:
+    """SGD with momentum: Polyak, 1964; Nesterov's form by Sutskever et al., 2013."""
+
+    def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
+        self.momentum, self.nesterov, self.velocity = momentum, nesterov, 0.0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.velocity = self.momentum * self.velocity - rate * gradient
+        if self.nesterov:
+            return self.momentum * self.velocity - rate * gradient
+        return self.velocity
+
+
+class Adagrad:
+    """Duchi et al., 2011."""
+
+    def __init__(self, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7) -> None:
+        self.total, self.epsilon = initial_accumulator_value, epsilon
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.total = self.total + gradient**2
+        return -rate * gradient / np.sqrt(self.total + self.epsilon)
+
+
+class Adadelta:
+    """Zeiler, 2012, arXiv:1212.5701, algorithm 1."""
+
+    def __init__(self, rho: float = 0.95, epsilon: float = 1e-7) -> None:
+        self.rho, self.epsilon, self.gradients, self.steps = rho, epsilon, 0.0, 0.0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.gradients = self.rho * self.gradients + (1 - self.rho) * gradient**2
+        step = -np.sqrt(self.steps + self.epsilon) / np.sqrt(self.gradients + self.epsilon) * gradient
+        self.steps = self.rho * self.steps + (1 - self.rho) * step**2
+        return rate * step
+
+
+class RMSprop:
+    """Tieleman and Hinton, 2012; centered: Graves, 2013, arXiv:1308.0850."""
+
+    def __init__(
+        self, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7, centered: bool = False
+    ) -> None:
+        self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
+        self.squares, self.mean, self.velocity = 0.0, 0.0, 0.0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.squares = self.rho * self.squares + (1 - self.rho) * gradient**2
+        variance = self.squares
+        if self.centered:
+            self.mean = self.rho * self.mean + (1 - self.rho) * gradient
+            variance = self.squares - self.mean**2
+        self.velocity = self.momentum * self.velocity - rate * gradient / np.sqrt(variance + self.epsilon)
+        return self.velocity
+
+
+class Adam:
+    """Kingma and Ba, 2014, arXiv:1412.6980, in the form at the end of section 2; AMSGrad: Reddi et al., 2018."""
+
+    def __init__(
+        self,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        amsgrad: bool = False,
+        epsilon_hat: bool = True,
+    ) -> None:
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.amsgrad, self.epsilon_hat = amsgrad, epsilon_hat
+        self.mean, self.squares, self.largest, self.step = 0.0, 0.0, 0.0, 0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.step += 1
+        self.mean = self.beta_1 * self.mean + (1 - self.beta_1) * gradient
+        self.squares = self.beta_2 * self.squares + (1 - self.beta_2) * gradient**2
+        self.largest = np.maximum(self.largest, self.squares)
+        second = self.largest if self.amsgrad else self.squares
+        bias_1, bias_2 = 1 - self.beta_1**self.step, 1 - self.beta_2**self.step
+        if self.epsilon_hat:
+            return -rate * np.sqrt(bias_2) / bias_1 * self.mean / (np.sqrt(second) + self.epsilon)
+        return -rate * (self.mean / bias_1) / (np.sqrt(second / bias_2) + self.epsilon)
+
+
+class RAdam:
+    """Liu et al., 2019, arXiv:1908.03265, algorithm 2, with the authors' epsilon."""
+
+    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> None:
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self.mean, self.squares, self.step = 0.0, 0.0, 0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.step += 1
+        t = self.step
+        self.mean = self.beta_1 * self.mean + (1 - self.beta_1) * gradient
+        self.squares = self.beta_2 * self.squares + (1 - self.beta_2) * gradient**2
+        debiased = self.mean / (1 - self.beta_1**t)
+        rho_inf = 2 / (1 - self.beta_2) - 1
+        rho = rho_inf - 2 * t * self.beta_2**t / (1 - self.beta_2**t)
+        if rho <= 5:
+            return -rate * debiased
+        rectification = np.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        adaptive = np.sqrt(1 - self.beta_2**t) / (np.sqrt(self.squares) + self.epsilon)
+        return -rate * rectification * debiased * adaptive
+
+
+class Lion:
+    """Chen et al., 2023, arXiv:2302.06675, program 1."""
+
+    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.99) -> None:
+        self.beta_1, self.beta_2, self.momentum = beta_1, beta_2, 0.0
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        direction = np.sign(self.beta_1 * self.momentum + (1 - self.beta_1) * gradient)
+        self.momentum = self.beta_2 * self.momentum + (1 - self.beta_2) * gradient
+        return -rate * direction
+
+
+def centralize(parameter: Array, gradient: Array) -> Array:
+    """Yong et al., 2020, arXiv:2004.01461: every output unit's gradient has mean zero."""
+    if gradient.ndim < 2:
+        return gradient
+    flat = gradient.reshape(-1, gradient.shape[-1])
+    return np.stack([column - column.mean() for column in flat.T], axis=1).reshape(gradient.shape)
+
+
+def adaptive_clip(parameter: Array, gradient: Array, clip_factor: float = 0.01, epsilon: float = 1e-3) -> Array:
+    """Brock et al., 2021, arXiv:2102.06171, equation 3."""
+    units = parameter.shape[-1] if parameter.ndim > 1 else 1
+    weights, flat = parameter.reshape(-1, units), gradient.reshape(-1, units).copy()
+    for unit in range(units):
+        limit = clip_factor * max(np.linalg.norm(weights[:, unit]), epsilon)
+        norm = np.linalg.norm(flat[:, unit])
+        if norm > limit:
+            flat[:, unit] *= limit / norm
+    return flat.reshape(gradient.shape)
+
+
+def cautious(displacement: Array, gradient: Array) -> Array:
+    """Liang et al., 2024, arXiv:2411.16085, algorithm 2, with the authors' floor of 0.001 on the share."""
+    agrees = (-displacement * gradient > 0).astype(displacement.dtype)
+    return displacement * agrees / max(agrees.mean(), 1e-3)
+
+
+class Lookahead:
+    """Zhang et al., 2019, arXiv:1907.08610, algorithm 1."""
+
+    def __init__(self, initial: Array, sync_period: int = 6, slow_step_size: float = 0.5) -> None:
+        self.slow, self.period, self.size, self.step = np.array(initial), sync_period, slow_step_size, 0
+
+    def __call__(self, fast: Array) -> Array:
+        self.step += 1
+        if self.step % self.period:
+            return fast
+        self.slow = self.slow + self.size * (fast - self.slow)
+        return self.slow
+
+
+class Twin:
+    """One optimizer on a list of arrays, with the order of the kit: clip, before, decay, algorithm, after.
+
+    Args:
+        algorithm: makes the state of one array, such as `Adam`.
+        global_clipnorm: the largest joint norm of the gradients, or None.
+        weight_decay: the decoupled decay.
+        before: list of functions (parameter, gradient) -> gradient.
+        cautious_mask: whether `cautious` edits the displacements.
+        lookahead: (sync_period, slow_step_size), or None.
+    """
+
+    def __init__(
+        self,
+        algorithm: Callable[[], Any],
+        global_clipnorm: float | None = None,
+        weight_decay: float = 0.0,
+        before: list[Callable[[Array, Array], Array]] | None = None,
+        cautious_mask: bool = False,
+        lookahead: tuple[int, float] | None = None,
+    ) -> None:
+        self.make, self.clip, self.decay = algorithm, global_clipnorm, weight_decay
+        self.before, self.cautious, self.lookahead = before or [], cautious_mask, lookahead
+
+    def run(self, initial: list[Array], gradients: list[list[Array]], rate: float) -> list[Array]:
+        """The parameters after one step for each list of gradients."""
+        parameters = [np.array(p) for p in initial]
+        states = [self.make() for _ in parameters]
+        averages = [Lookahead(p, *self.lookahead) for p in parameters] if self.lookahead else None
+        for step in gradients:
+            reduced = list(step)
+            if self.clip is not None:
+                norm = np.sqrt(sum(float((g**2).sum()) for g in reduced))
+                reduced = [g * min(1.0, self.clip / norm) for g in reduced]
+            for i, (parameter, gradient) in enumerate(zip(parameters, reduced, strict=True)):
+                parameter = parameter - rate * self.decay * parameter
+                edited = gradient
+                # The kit's `before` sees the parameter after decay, as the algorithm does.
+                for edit in self.before:
+                    edited = edit(parameter, edited)
+                move = states[i].displacement(parameter, edited, rate)
+                if self.cautious:
+                    move = cautious(move, gradient)
+                parameters[i] = parameter + move
+                if averages:
+                    parameters[i] = averages[i](parameters[i])
+        return parameters
