@@ -73,10 +73,13 @@ class Dataset:
 
         Returns:
             A model of pixels in the file's scale `(batch, h, w, c)` (or `(batch, h, w)` for one channel), of raw
-            vectors `(batch, features)`, or of a dict that holds each raw column, shape `(batch, 1)` or `(batch,)`:
-            numbers with NaN where missing, text as strings without spaces around it. Classification gives what
-            `core_model` gives, one number per class in the order of `classes`: probabilities if it ends in a softmax or
-            `softmax` is True. Regression gives `(batch, 1)` in the target's own units.
+            vectors `(batch, features)`, or of a dict that holds each raw column, shape `(batch,)` or `(batch, 1)`:
+            numbers with NaN where missing, text without spaces around it. Classification gives what `core_model` gives,
+            one number per class in the order of `classes`: probabilities if it ends in a softmax or `softmax` is True.
+            Regression gives `(batch, 1)` in the target's own units.
+
+            Keras's `predict` takes text as `np.array(words, dtype=object)` of shape `(batch,)` or as `tf.constant` of
+            either shape, not as a NumPy array of dtype str; keep to one shape, because mixed ones confuse its tracing.
         """
         import keras
 
@@ -152,7 +155,7 @@ def load(
 
     >>> dataset = load()
     >>> dataset.input_shape, dataset.outputs, len(dataset.train[0])
-    ((8, 8, 1), 10, 2)
+    ((8, 8, 1), 10, 1259)
     """
     seed = checks.integer("seed", seed, at_least=0)
     if task is not None:
@@ -258,8 +261,8 @@ def load_npz(path: Path, seed: int, task: str | None) -> Dataset:
         kept, held = split_rows(len(x), [VALIDATION_SHARE], seed, None if classes is None else y)
         data |= {"x_train": x[kept], "y_train": y[kept], "x_val": x[held], "y_val": y[held]}
     raw: dict[str, Raw] = {"train": data["x_train"], "validation": data["x_val"], "test": data["x_test"]}
-    y = {"train": data["y_train"], "validation": data["y_val"], "test": data["y_test"]}
-    return encode(path.name, classes, ArrayEncoder.fit(data["x_train"]), raw, y)
+    answers = {"train": data["y_train"], "validation": data["y_val"], "test": data["y_test"]}
+    return encode(path.name, classes, ArrayEncoder.fit(data["x_train"]), raw, answers)
 
 
 def load_csv(

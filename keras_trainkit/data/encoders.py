@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_trainkit.data.errors import DataError
+
 Raw = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -138,6 +140,11 @@ class TableEncoder:
     def layers(self, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
         import keras
 
+        if self.text and keras.backend.backend() != "tensorflow":
+            raise DataError(
+                f"a saved model that takes text (`{next(iter(self.text))}`) needs Keras on TensorFlow; "
+                f"Keras runs on {keras.backend.backend()}."
+            )
         raw: dict[str, Any] = {}
         for name in (*self.numbers, *self.text):
             raw[name] = keras.Input((1,), name=input_name(name), dtype="string" if name in self.text else "float32")

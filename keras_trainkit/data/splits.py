@@ -21,7 +21,7 @@ def split_rows(rows: int, fractions: Sequence[float], seed: int, labels: np.ndar
         Arrays of row numbers, the first part first.
 
     >>> [part.tolist() for part in split_rows(6, [0.5], seed=0, labels=np.array([0, 0, 0, 0, 1, 1]))]
-    [[3, 2, 4], [0, 1, 5]]
+    [[2, 5, 0], [1, 3, 4]]
     """
     generator = np.random.default_rng(seed)
     if labels is None:
