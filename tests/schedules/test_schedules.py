@@ -142,6 +142,11 @@ def test_beneath_blends_with_the_value_of_the_same_step():
         assert float(schedule(step)) == pytest.approx(expected, rel=3e-7)
 
 
+def test_constant_is_constant_for_one_step_and_for_many():
+    np.testing.assert_allclose(values(Constant(0.25), 3), 0.25)
+    np.testing.assert_allclose(np.array(Constant(0.25)(np.arange(5))), [0.25] * 5)
+
+
 def test_no_steps_means_no_ramp():
     assert float(Warmup(0.5, 0, initial=0.1)(0)) == 0.5
 
@@ -282,15 +287,16 @@ def test_each_update_uses_the_rate_of_its_step_and_fit_traces_once():
 def test_one_trace_serves_every_step_and_xla_agrees():
     import tensorflow as tf
 
-    schedule = Warmup(Cosine(1.0, 50), 10)
+    schedule = Warmup(Cosine(1.0, 50), 41)
     for compiled in (tf.function(schedule), tf.function(schedule, jit_compile=True)):
         step = tf.Variable(0, dtype=tf.int64)
         found = []
-        for index in range(70):
+        for index in range(100):
             step.assign(index)
             found.append(float(compiled(tf.identity(step))))
+        assert found[41] == 1.0  # XLA makes 41 * (1 / 41) of 41 / 41, which is not 1
         assert compiled.experimental_get_tracing_count() == 1
-        np.testing.assert_allclose(found, values(schedule, 70), rtol=3e-7, atol=1e-9)
+        np.testing.assert_allclose(found, values(schedule, 100), rtol=3e-7, atol=1e-9)
 
 
 # -- errors
