@@ -1,0 +1,5 @@
+"""Layers that Keras lacks."""
+
+from keras_trainkit.layers.stochastic_depth import StochasticDepth, depth_rates
+
+__all__ = ["StochasticDepth", "depth_rates"]

@@ -1,0 +1,89 @@
+"""A penalty that switches whole groups of weights off together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_trainkit.core import checks
+from keras_trainkit.core.numerics import wide_dtype
+
+
+def group_norms(weights: Any, axis: Sequence[int]) -> Any:
+    """The l2 norms of the groups that share an index along `axis`, with gradient 0 where a norm is 0.
+
+    The gradient of a square root at 0 is infinite, and infinity times 0 is NaN: a layer that starts at zero would
+    never train again. Zero is the subgradient of least norm there.
+    """
+    others = [a for a in range(len(weights.shape)) if a not in axis]
+    squares = ops.square(ops.cast(weights, wide_dtype(keras.backend.standardize_dtype(weights.dtype))))
+    sums = ops.sum(squares, axis=others) if others else squares
+    positive = sums > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, sums, 1)), 0)
+
+
+@keras.saving.register_keras_serializable("keras_trainkit")
+class GroupLasso(keras.regularizers.Regularizer):
+    r"""The sum over groups of $\lambda \sqrt{p_g} \, \lVert w_g \rVert_2$, with $p_g$ weights in group $g$.
+
+    Like an l1 penalty, but on groups: it drives all weights of a group to zero at the same time, so that a unit, a
+    filter or an input can be removed. Weights that share an index along `axis` are one group:
+
+    | weights | axis | a group is |
+    | --- | --- | --- |
+    | `Dense` kernel (inputs, units) | -1 (default) | what enters one unit (a column) |
+    | `Dense` kernel (inputs, units) | 0 | what leaves one input (a row): chooses features |
+    | `Conv2D` kernel (h, w, in, out) | -1 | one filter |
+    | `Conv2D` kernel (h, w, in, out) | -2 | one input channel |
+    | `Conv2D` kernel (h, w, in, out) | [-2, -1] | one h x w slice |
+    | `Embedding` (ids, size) | 0 | one id's vector |
+
+    The root of the group's size lets groups of different sizes compete fairly (Yuan and Lin 2006, "Model selection
+    and estimation in regression with grouped variables"); set `scale_by_size=False` for the plain sum of norms, the
+    $l_{2,1}$ norm, which Wen et al. 2016 (arXiv 1608.03665) use for filters. A gradient method brings a group near
+    zero, not to it: prune what is small beside the others after training.
+
+    Args:
+        factor: the strength lambda, at least 0.
+        axis: an int or a list of ints, the axes whose indices name the groups; negative ones count from the end.
+        scale_by_size: whether each norm is multiplied by the root of the group's size.
+
+    Raises:
+        TypeError, ValueError: at construction, for an argument out of its range; when called, for weights without
+            such an axis.
+
+    >>> kernel = [[3.0, 0.0], [4.0, 0.0]]
+    >>> float(GroupLasso(0.1, scale_by_size=False)(keras.ops.convert_to_tensor(kernel)))  # 0.1 (5 + 0)
+    0.5
+    >>> round(float(GroupLasso(0.1, axis=0)(keras.ops.convert_to_tensor(kernel))), 4)  # 0.1 sqrt(2) (3 + 4)
+    0.9899
+    """
+
+    def __init__(self, factor: float = 0.01, axis: int | Sequence[int] = -1, scale_by_size: bool = True) -> None:
+        self.factor = checks.number("factor", factor, at_least=0)
+        self.axis = _axes(axis)
+        self.scale_by_size = checks.boolean("scale_by_size", scale_by_size)
+
+    def __call__(self, x: Any) -> Any:
+        """The penalty, a scalar in at least float32, for weights `x` of any rank that has the axes."""
+        rank = len(x.shape)
+        if any(not -rank <= a < rank for a in self.axis):
+            raise ValueError(f"`axis` must exist in the weights, of shape {tuple(x.shape)}. Received: axis={self.axis}")
+        axis = sorted({a % rank for a in self.axis})
+        size = math.prod(extent for a, extent in enumerate(x.shape) if a not in axis)
+        scale = self.factor * (math.sqrt(size) if self.scale_by_size else 1.0)
+        return scale * ops.sum(group_norms(x, axis))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return {"factor": self.factor, "axis": self.axis, "scale_by_size": self.scale_by_size}
+
+
+def _axes(axis: int | Sequence[int]) -> list[int]:
+    if isinstance(axis, (list, tuple)) and len(axis) == 0:
+        raise ValueError(f"`axis` must be an integer or a list of at least one. Received: axis={axis!r}")
+    return [checks.integer("axis", a) for a in (axis if isinstance(axis, (list, tuple)) else [axis])]
