@@ -1,0 +1,6 @@
+"""Callbacks: one job each."""
+
+from keras_trainkit.callbacks.monitor import TrainingMonitor
+from keras_trainkit.callbacks.progress import Progress
+
+__all__ = ["Progress", "TrainingMonitor"]
