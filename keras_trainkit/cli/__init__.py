@@ -1,0 +1,1 @@
+"""The command `keras-trainkit`: one file per command. TensorFlow is imported only when a command needs it."""

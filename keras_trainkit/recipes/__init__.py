@@ -1,0 +1,25 @@
+"""Recipes: everything that decides a training run, in one checked value; and the runner that carries one out.
+
+Only the runner needs TensorFlow, and it is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from keras_trainkit.recipes.errors import RecipeError
+from keras_trainkit.recipes.recipe import Recipe
+from keras_trainkit.recipes.result import Result
+
+if TYPE_CHECKING:
+    from keras_trainkit.recipes.runner import run
+
+__all__ = ["Recipe", "RecipeError", "Result", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        from keras_trainkit.recipes.runner import run
+
+        return run
+    raise AttributeError(f"module 'keras_trainkit.recipes' has no attribute {name!r}")

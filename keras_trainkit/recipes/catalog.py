@@ -1,0 +1,122 @@
+"""What the kit offers, read from its own source text: no part is imported, so neither are TensorFlow and Keras."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+KINDS = (
+    "optimizers",
+    "transforms",
+    "schedules",
+    "initializers",
+    "regularizers",
+    "layers",
+    "callbacks",
+    "precision",
+    "distribution",
+    "training",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One public class or function: subpackage, name, whether it is a class, the first paragraph of its docstring."""
+
+    kind: str
+    name: str
+    is_class: bool
+    summary: str
+
+
+def parts(pattern: str | None = None) -> list[Part]:
+    """Every public part, in the order of `KINDS` and then by name; `pattern` narrows it down, whatever the case.
+
+    A pattern with `*`, `?` or `[` must match the whole name; any other is looked for inside the name. The name of a
+    kind (`optimizers`) stands for all of that kind.
+
+    >>> [part.name for part in parts("radam")]
+    ['RAdam']
+    """
+    found = [part for kind in KINDS for part in _of_kind(kind)]
+    if pattern is None:
+        return found
+    wanted = pattern.lower()
+    if wanted in KINDS:
+        return [part for part in found if part.kind == wanted]
+    if not any(sign in wanted for sign in "*?["):
+        wanted = f"*{wanted}*"
+    return [part for part in found if fnmatch.fnmatchcase(part.name.lower(), wanted)]
+
+
+def optimizer_names() -> list[str]:
+    """The names that a recipe's `optimizer` may have: the class names in lower case.
+
+    >>> "radam" in optimizer_names()
+    True
+    """
+    return [part.name.lower() for part in _of_kind("optimizers") if part.is_class]
+
+
+@cache
+def _of_kind(kind: str) -> tuple[Part, ...]:
+    init = _PACKAGE / kind / "__init__.py"
+    nodes = [node for name in _public(_parse(init)) if (node := _definition(name, init)) is not None]
+    if kind == "optimizers":
+        nodes = [node for node in nodes if _is_named_optimizer(node)]
+    found = [Part(kind, node.name, isinstance(node, ast.ClassDef), _summary(node)) for node in nodes]
+    return tuple(sorted(found, key=lambda part: (not part.is_class, part.name.lower())))
+
+
+def _definition(name: str, file: Path) -> ast.ClassDef | ast.FunctionDef | None:
+    """Where a name comes from, through imports inside the kit; None if it is neither a class nor a function."""
+    for node in _parse(file).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom):
+            source = _source(node, file)
+            for alias in node.names if source is not None else []:
+                if source is not None and (alias.asname or alias.name) == name:
+                    return _definition(alias.name, source)
+    return None
+
+
+def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
+    return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+
+
+def _source(node: ast.ImportFrom, file: Path) -> Path | None:
+    steps = (node.module or "").split(".")
+    if node.level == 1:
+        path = file.parent.joinpath(*steps)
+    elif steps[0] == _PACKAGE.name:
+        path = _PACKAGE.joinpath(*steps[1:])
+    else:
+        return None
+    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.exists()), None)
+
+
+def _public(tree: ast.Module) -> set[str]:
+    """What `__all__` names, and what is imported under its own name on purpose (`import Adam as Adam`)."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            names |= {str(leaf.value) for leaf in ast.walk(node.value) if isinstance(leaf, ast.Constant)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return names
+
+
+def _is_named_optimizer(node: ast.ClassDef | ast.FunctionDef) -> bool:
+    """Whether a class says its year and paper (`info = Info(...)`), as the registry of optimizers asks of each."""
+    assigned = [target for line in node.body if isinstance(line, ast.Assign) for target in line.targets]
+    return any(isinstance(target, ast.Name) and target.id == "info" for target in assigned)
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))

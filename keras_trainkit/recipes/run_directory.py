@@ -1,0 +1,91 @@
+"""The folder that a run leaves behind: where it goes, what may be overwritten, and JSON that is never half written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from keras_trainkit.recipes.errors import RecipeError
+
+RECIPE, ENVIRONMENT, RESULT = "recipe.json", "environment.json", "result.json"
+METRICS, EVENTS, MODEL, REPORT = "metrics.jsonl", "tensorboard", "model.keras", "report.html"
+CONTENTS = (RECIPE, ENVIRONMENT, RESULT, METRICS, EVENTS, MODEL, REPORT)
+PARENT = "runs"
+
+
+def choose(name: str, requested: str | Path | None = None, overwrite: bool = False) -> Path:
+    """The directory of a new run, which is checked but not made: the requested one, or `runs/<name>-<number>`.
+
+    Raises:
+        RecipeError: it exists (without `overwrite`), or is not a run directory (with it), or cannot be made.
+    """
+    path = _next_free(name) if requested is None else Path(requested)
+    if path.is_symlink() or path.exists():
+        if not path.is_dir():
+            raise RecipeError(f"the run directory {path} is a file")
+        if not overwrite:
+            raise RecipeError(f"the run directory {path} exists; choose another one, or give --overwrite to replace it")
+        if not is_run_directory(path):
+            raise RecipeError(f"{path} holds something else than a run, so it is not overwritten")
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), path.absolute())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise RecipeError(f"the run directory {path} cannot be made: no permission to write in {parent}")
+    return path
+
+
+def create(path: Path) -> None:
+    """Makes the directory, without what an earlier run left there; files that no run writes stay."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in CONTENTS:
+            old = path / name
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        raise RecipeError(f"the run directory {path} cannot be made: {error.strerror}") from None
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a directory is empty or holds the recipe of a run."""
+    if not any(path.iterdir()):
+        return True
+    try:
+        return "recipe" in json.loads((path / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON under another name first, so that whoever opens `path` finds all of it; NaN and infinity become null.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "result.json")
+    >>> write_json(path, {"loss": float("nan")})
+    >>> path.read_text()
+    '{\\n  "loss": null\\n}\\n'
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def finite(value: Any) -> Any:
+    """The same value for JSON: floats that are not finite are None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _next_free(name: str) -> Path:
+    parent = Path(PARENT)
+    taken = [re.fullmatch(re.escape(name) + r"-(\d+)", child.name) for child in parent.glob("*")]
+    return parent / f"{name}-{1 + max((int(match[1]) for match in taken if match), default=0)}"

@@ -1,0 +1,159 @@
+"""`run`: carries out a recipe and leaves a run directory that tells all about it, even if it was cut short."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_trainkit import reporting
+from keras_trainkit.callbacks import Progress, TrainingMonitor
+from keras_trainkit.data import Dataset
+from keras_trainkit.recipes import batches, environment, run_directory
+from keras_trainkit.recipes.epochs import KeepBest, StopIfDiverged, Stopwatch, Validation
+from keras_trainkit.recipes.evaluation import Evaluator
+from keras_trainkit.recipes.interruption import Interruption, StopWhenRequested
+from keras_trainkit.recipes.preparation import Job, prepare
+from keras_trainkit.recipes.recipe import Recipe
+from keras_trainkit.recipes.result import Result
+
+
+def run(
+    recipe: Recipe,
+    directory: str | Path | None = None,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    console: Any = None,
+    *,
+    dataset: Dataset | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Trains as the recipe says, validates after each epoch, tests the best model, and writes the run directory.
+
+    The directory holds recipe.json, environment.json, metrics.jsonl (one line per logged step and per epoch),
+    tensorboard/, model.keras (the best model, from raw values to predictions), result.json and report.html.
+    Everything is checked before it is made: after an error about data, model or recipe there is no directory.
+
+    The first Ctrl-C ends training after the step at hand: the status is then "interrupted", and the directory tells of
+    the epochs so far; a second one ends the program at once.
+
+    Args:
+        recipe: what to do.
+        directory: where to write; None is the next free `runs/<name>-<number>`.
+        callbacks: more Keras callbacks; they see the `val_*` metrics.
+        console: a `rich.console.Console` for the progress display; None is standard output.
+        dataset: the recipe's data, if it has been loaded already.
+        overwrite: replace the run in `directory`, if there is one.
+        progress: whether to show a progress display.
+
+    Returns:
+        The `Result`; its `status` is "completed", "interrupted", or "failed" if the loss became infinite or NaN.
+
+    Raises:
+        RecipeError, keras_trainkit.data.DataError: what is wrong, in one line; nothing has been written then.
+    """
+    began, started = time.perf_counter(), environment.now()
+    path = run_directory.choose(recipe.name, directory, overwrite)
+    with _dtype_policy(recipe.precision):
+        job = prepare(recipe, dataset)
+        result = Result(
+            status="failed",
+            name=recipe.name,
+            task=job.dataset.task,
+            run_directory=str(path),
+            epochs=recipe.epochs,
+            parameters=job.trained.count_params(),
+            train_examples=len(job.dataset.train[0]),
+            test_examples=len(job.dataset.test[0]),
+        )
+        run_directory.create(path)
+        facts = {"recipe": recipe.to_dict(), "resolved": job.describe()}
+        run_directory.write_json(path / run_directory.RECIPE, facts)
+        around = {
+            "versions": environment.versions(),
+            "machine": environment.machine(),
+            "devices": environment.devices(),
+            "command": sys.argv,
+            "started": started,
+            "ended": None,
+        }
+        run_directory.write_json(path / run_directory.ENVIRONMENT, around)
+        try:
+            with Interruption() as interruption:
+                _train(job, path, result, [*callbacks], interruption, Progress(console=console) if progress else None)
+        except KeyboardInterrupt:
+            result.status = "interrupted"
+            raise
+        except BaseException as error:
+            result.status, result.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
+            raise
+        finally:
+            result.seconds = time.perf_counter() - began
+            run_directory.write_json(path / run_directory.RESULT, result.to_dict())
+            run_directory.write_json(path / run_directory.ENVIRONMENT, {**around, "ended": environment.now()})
+    reporting.report(path)
+    return result
+
+
+def _train(
+    job: Job,
+    path: Path,
+    result: Result,
+    callbacks: list[keras.callbacks.Callback],
+    interruption: Interruption,
+    progress: Progress | None,
+) -> None:
+    """Trains and tests; what comes of it goes into `result` as soon as it is known."""
+    recipe, evaluator = job.recipe, Evaluator(job.twin, job.dataset)
+    by_accuracy = job.dataset.task == "classification"
+    stopwatch, diverged = Stopwatch(recipe.batch_size), StopIfDiverged()
+    metric = "val_accuracy" if by_accuracy else "val_loss"
+    best = KeepBest(job.twin, job.complete, path / run_directory.MODEL, metric, by_accuracy)
+    shown: list[keras.callbacks.Callback] = [TrainingMonitor(path), *([progress] if progress is not None else [])]
+    try:
+        job.trained.fit(
+            batches.endless(*job.dataset.train, recipe.batch_size, recipe.seed),
+            epochs=recipe.epochs,
+            steps_per_epoch=job.steps_per_epoch,
+            callbacks=[
+                StopWhenRequested(interruption),
+                stopwatch,
+                Validation(job.twin, evaluator),
+                best,
+                diverged,
+                *callbacks,
+                *shown,
+            ],
+            shuffle=False,
+            verbose=0,
+        )
+        result.status = "completed"
+    except KeyboardInterrupt:
+        result.status = "interrupted"
+    finally:
+        # After an exception Keras does not end its callbacks: files would stay open and the display alive.
+        for callback in shown:
+            callback.on_train_end()
+        result.epochs_completed, result.best = best.epochs_completed, best.best
+        result.updates = stopwatch.steps // recipe.accumulation
+        result.train_seconds, result.samples_per_second = stopwatch.seconds, stopwatch.samples_per_second
+    if diverged.error is not None:
+        result.status, result.error = "failed", diverged.error
+    if best.best is not None:
+        best.restore()
+        result.test = evaluator("test")
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Any:
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
