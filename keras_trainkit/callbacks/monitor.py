@@ -176,7 +176,9 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _plan_next(self, iterations: int) -> None:
         self._target = (iterations // self.every + 1) * self.every
-        self._next_look = self._meter.batches + (self._target - iterations) * accumulation_steps(self.model.optimizer)
+        window = accumulation_steps(self.model.optimizer)
+        filled = self._meter.batches % window
+        self._next_look = self._meter.batches + (self._target - iterations) * window - filled
 
     def _measure(self) -> dict[str, float | None]:
         optimizer = self.model.optimizer
