@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 from keras import layers
 
 from keras_trainkit.core import checks
-from keras_trainkit.initializers.scaled_residual import ScaledResidual
-from keras_trainkit.layers.stochastic_depth import StochasticDepth
+from keras_trainkit.initializers import ScaledResidual
+from keras_trainkit.layers import StochasticDepth
 from keras_trainkit.recipes.errors import RecipeError
 
 # From this many pixels on a side, the first convolution may halve the image without losing what is drawn in it.
@@ -150,7 +151,8 @@ def _one_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename and frame.filename != __file__]
     place = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    # Keras's messages go on with examples.
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}{place}"
 
 
 def _activated(x: Any) -> Any:

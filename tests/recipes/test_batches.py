@@ -1,0 +1,40 @@
+"""Batches: of one size, every example in every pass, a new order each time, the same for one seed."""
+
+import numpy as np
+import pytest
+
+from keras_trainkit.recipes import RecipeError, batches
+
+pytestmark = pytest.mark.tensorflow
+
+
+def order(seed, passes, examples=10, batch_size=4):
+    x, y = np.arange(examples, dtype="float32")[:, None], np.arange(examples, dtype="int32")
+    taken = list(batches.endless(x, y, batch_size, seed).take(examples * passes // batch_size))
+    assert {tuple(images.shape) for images, _ in taken} == {(batch_size, 1)}
+    for images, labels in taken:
+        np.testing.assert_array_equal(images.numpy()[:, 0], labels.numpy())
+    return np.concatenate([labels.numpy() for _, labels in taken]).reshape(passes, examples)
+
+
+def test_every_pass_holds_every_example_in_a_new_order():
+    passes = order(seed=1, passes=4)
+    assert [sorted(one) for one in passes] == [list(range(10))] * 4
+    assert len({tuple(one) for one in passes}) == 4
+
+
+def test_the_seed_decides_the_order():
+    np.testing.assert_array_equal(order(1, 2), order(1, 2))
+    assert (order(1, 2) != order(2, 2)).any()
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "k", "steps"), [(100, 10, 1, 10), (109, 10, 1, 10), (100, 10, 3, 9), (30, 10, 3, 3)]
+)
+def test_steps_are_whole_batches_in_whole_updates(examples, batch, k, steps):
+    assert batches.steps_per_epoch(examples, batch, k) == steps
+
+
+def test_too_few_examples_for_one_update():
+    with pytest.raises(RecipeError, match=r"takes 40 examples \(batch_size 10 x accumulation 4\).* has 39"):
+        batches.steps_per_epoch(39, 10, 4)
