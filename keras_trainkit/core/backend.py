@@ -153,6 +153,13 @@ def run_on_replicas(optimizer: Any, function: Callable[[], None]) -> None:
         function()
 
 
+def stateless_apply(optimizer: Any, own: Any, gradients: Any, variables: Any) -> Any:
+    """Keras's generic stateless step, for optimizers whose base class has another one."""
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    return BaseOptimizer.stateless_apply(optimizer, own, gradients, variables)
+
+
 def learning_rate_argument(optimizer: Any) -> Any:
     """The learning rate as a constructor takes it: a float, a schedule or a function."""
     rate = optimizer._learning_rate

@@ -156,7 +156,9 @@ class Masked(Transform):
         mine = [v for v in variables if self.applies(variable_path(v))]
         if not mine:
             listed = ", ".join(f"`{variable_path(v)}`" for v in variables)
-            raise ValueError(f"`pattern` leaves no variable to transform. Received: pattern={self.pattern!r} on {listed}")
+            raise ValueError(
+                f"`pattern` leaves no variable to transform. Received: pattern={self.pattern!r} on {listed}"
+            )
         self.inner.check_variables(mine)
 
     def slots(self, variable: Any) -> dict[str, Any]:

@@ -62,6 +62,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     1.0
     """
 
+    gradient_accumulation_steps: int | None
+    use_ema: bool
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -172,8 +175,12 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             last_window=self.last_window,
         )
         own = [name for name in backend.init_parameters(type(self)) if name not in config]
-        config.update({name: keras.saving.serialize_keras_object(getattr(self, name)) for name in own})
+        config.update({name: keras.saving.serialize_keras_object(self.argument(name)) for name in own})
         return config
+
+    def argument(self, name: str) -> Any:
+        """The value of a constructor's argument; by convention each is stored under its own name."""
+        return getattr(self, name)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TransformOptimizer:
@@ -208,7 +215,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             self._averages = state.VariableList(self._add_slots(variables, "average", Slot()) if averages else [])
             backend.publish_averages(self, list(self._averages))
             self._accumulators = state.VariableList(
-                self._add_slots(variables, "accumulator", Slot()) if accumulates else []
+                self._add_slots(variables, "gradient_accumulator", Slot()) if accumulates else []
             )
             self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
             for index, variable in enumerate(variables):
@@ -229,7 +236,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 return ops.cast(ops.copy(backend.read(variable)), dtype)
             return ops.full(shape, slot.initial, dtype)
 
-        return backend.add_slot(self, variable, f"{variable_path(variable)}_{name}".replace("/", "_"), shape, dtype, initial)
+        return backend.add_slot(
+            self, variable, f"{variable_path(variable)}_{name}".replace("/", "_"), shape, dtype, initial
+        )
 
     # -------------------------------------------------------------------------------------------------------- step
 
@@ -297,7 +306,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 backend.write(accumulator, total)
             backend.write(self._window, count)
 
-        backend.when(count >= self.gradient_accumulation_steps, close, fill, self._written(variables))
+        backend.when(count >= self.gradient_accumulation_steps, close, fill, self.written_variables(variables))
 
     def flush(self) -> None:
         """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""
@@ -317,7 +326,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             else:
                 self._empty_window(accumulators)
 
-        backend.when(count > 0, end, None, self._written(variables))
+        backend.when(count > 0, end, None, self.written_variables(variables))
 
     def _close_window(self, totals: list[Any], count: Any, variables: list[Any], accumulators: list[Any]) -> None:
         self._update([total / ops.cast(count, total.dtype) for total in totals], variables)
@@ -336,7 +345,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         paths = [variable_path(v) for v in variables]
         clipped = gradients
         if self._plan.clipping is not None:
-            clipped, _ = self._plan.clipping.update(gradients, old, [{} for _ in old], Context(step, rate, gradients, paths))
+            clipped, _ = self._plan.clipping.update(
+                gradients, old, [{} for _ in old], Context(step, rate, gradients, paths)
+            )
         context = Context(step, rate, clipped, paths)
         start = self._decayed(old, variables, rate)
         displacements, new_states = self._displacements(clipped, start, indices, variables, context)
@@ -388,7 +399,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 new[position[index]] = ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
         return new, pairs
 
-    def _written(self, variables: list[Any]) -> list[Any]:
+    def written_variables(self, variables: list[Any]) -> list[Any]:
         """Every variable that a step may write."""
         own = [v for v in self.variables if v is not backend.learning_rate_variable(self)]
         return [*variables, *own]
@@ -452,7 +463,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 {name: self.add_variable((), dtype="float32", name=name) for name in names}
             )
 
-    def _write_statistics(self, step: Any, gradients: list[Any], clipped: list[Any], old: list[Any], new: list[Any]) -> None:
+    def _write_statistics(
+        self, step: Any, gradients: list[Any], clipped: list[Any], old: list[Any], new: list[Any]
+    ) -> None:
         if not self._watch_every:
             return
 

@@ -146,7 +146,7 @@ def _slots_of(optimizer: Any, index: int, with_accumulators: bool) -> Iterator[t
     if len(optimizer._averages) and optimizer._averages[index] is not None:
         yield "average", optimizer._averages[index]
     if with_accumulators and optimizer._accumulators[index] is not None:
-        yield "accumulator", optimizer._accumulators[index]
+        yield "gradient_accumulator", optimizer._accumulators[index]
     yield from optimizer._slots.named(index)
 
 
@@ -159,8 +159,8 @@ def _named(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     if len(ours) != len(arrays):
         raise ValueError(
             f"The saved state of a Keras optimizer does not fit `{optimizer.name}`: it holds {len(arrays)} arrays, and "
-            f"{type(optimizer).__name__} has {len(ours)}: {', '.join(v.path for v in ours)}. To load the weights alone, "
-            "load them before `compile`."
+            f"{type(optimizer).__name__} has {len(ours)}: {', '.join(v.path for v in ours)}. To load the weights "
+            "alone, load them before `compile`."
         )
     return {keys[id(variable)]: arrays[str(i)] for i, variable in enumerate(ours)}
 
@@ -173,7 +173,7 @@ def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:
     for address, (key, variable) in wanted.items():
         if address not in saved:
             # An untrained optimizer has no slots in its file, an empty window no accumulators, a schedule no rate.
-            if not fresh and address[1] not in ("accumulator", "window", "learning_rate"):
+            if not fresh and address[1] not in ("gradient_accumulator", "window", "learning_rate"):
                 problems.append(f"the file lacks {_describe(key)}")
         elif tuple(saved[address][1].shape) != tuple(variable.shape):
             shape = tuple(saved[address][1].shape)
@@ -191,19 +191,21 @@ def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:
     for address, (_, variable) in wanted.items():
         if address in saved:
             variable.assign(saved[address][1])
-        elif address[1] in ("accumulator", "window"):
+        elif address[1] in ("gradient_accumulator", "window"):
             variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
 def _all_named(optimizer: Any) -> Iterator[tuple[str, Any]]:
     """`named_variables`, with the accumulators whether they are empty or not."""
-    yield from ((key, v) for key, v in named_variables(optimizer) if _address(key)[1] not in ("accumulator", "window"))
+    yield from (
+        (key, v) for key, v in named_variables(optimizer) if _address(key)[1] not in ("gradient_accumulator", "window")
+    )
     if optimizer._window is not None:
         yield "window", optimizer._window
         for index, slot in enumerate(optimizer._accumulators):
             if slot is not None:
                 path = variable_path(backend.built_variables(optimizer)[index])
-                yield f"{index}.accumulator.{path.replace('/', '.')}", slot
+                yield f"{index}.gradient_accumulator.{path.replace('/', '.')}", slot
 
 
 def _address(key: str) -> tuple[str, str]:

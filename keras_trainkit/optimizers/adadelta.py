@@ -35,9 +35,7 @@ class Adadelta(TransformOptimizer):
 
     info = Info(year=2012, paper="arXiv:1212.5701", state_bytes=8)
 
-    def __init__(
-        self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **options: Any
-    ) -> None:
+    def __init__(self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **options: Any) -> None:
         super().__init__(learning_rate, **options)
         self.rho = checks.number("rho", rho, at_least=0, below=1)
         self.epsilon = checks.number("epsilon", epsilon, above=0)

@@ -38,10 +38,10 @@ def get(identifier: Any, **arguments: Any) -> Any:
 
     >>> get("radam", learning_rate=1e-3).beta_1
     0.9
-    >>> get("raddam")
+    >>> get("raddam")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: `identifier` must name an optimizer of the kit. Received: identifier='raddam'. Did you mean 'radam' or 'adam'?
+    ValueError: `identifier` must name an optimizer of the kit. Received: identifier='raddam'. Did you mean 'radam'...
     """
     if isinstance(identifier, keras.optimizers.Optimizer):
         if arguments:
@@ -70,7 +70,7 @@ def info(name: str) -> Info:
     >>> info("lion").state_bytes
     4
     """
-    return _kind(name).info  # type: ignore[attr-defined]
+    return _kind(name).info
 
 
 def _by_name() -> dict[str, type[TransformOptimizer]]:

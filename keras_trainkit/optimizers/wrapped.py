@@ -43,7 +43,9 @@ def wrap(
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(f"`optimizer` must be a Keras optimizer. Received: optimizer={optimizer!r}")
     if optimizer.built:
-        raise ValueError("`optimizer` must not have been used or built yet. Received: a built " + type(optimizer).__name__)
+        raise ValueError(
+            "`optimizer` must not have been used or built yet. Received: a built " + type(optimizer).__name__
+        )
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError("`optimizer` must be the one inside the LossScaleOptimizer: wrap it, then scale the loss.")
     if isinstance(optimizer, TransformOptimizer):
@@ -86,11 +88,6 @@ class Wrapped(TransformOptimizer):
         super().__init__(learning_rate, **options)
         self._inner = _Untracked(backend.pure_copy(inner, _NEUTRAL))
 
-    @property
-    def inner(self) -> Any:
-        """The copy that computes."""
-        return self._inner.value
-
     def transform(self) -> Transform:
         return chain(*self.before, *self.after)
 
@@ -98,15 +95,15 @@ class Wrapped(TransformOptimizer):
         if self.built:
             return
         with backend.eager_scope():
-            self.inner.build([v for v in variables])
-            self._inner_variables = VariableList(backend.adopt_variables(self, self.inner))
+            self._inner.value.build(list(variables))
+            self._inner_variables = VariableList(backend.adopt_variables(self, self._inner.value))
         super().build(variables)
 
     def inner_variables(self) -> list[Any]:
         return list(self._inner_variables)
 
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"inner": backend.serialize_pure_copy(self.inner)}
+    def argument(self, name: str) -> Any:
+        return backend.serialize_pure_copy(self._inner.value) if name == "inner" else super().argument(name)
 
     def _displacements(
         self, gradients: list[Any], parameters: list[Any], indices: list[int], variables: list[Any], context: Context
@@ -118,7 +115,7 @@ class Wrapped(TransformOptimizer):
         updates = _run(early, 0, gradients, parameters, states, new, context)
         slots = self.inner_variables()
         values, written = backend.pure_update(
-            self.inner, slots, updates, variables, parameters, context.learning_rate, context.step - 1
+            self._inner.value, slots, updates, variables, parameters, context.learning_rate, context.step - 1
         )
         moved = [ops.cast(value, p.dtype) - p for value, p in zip(values, parameters, strict=True)]
         moved = _run(late, first, moved, parameters, states, new, context)

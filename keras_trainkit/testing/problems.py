@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 
@@ -78,15 +79,64 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {"parabola": parabola, "rosenbrock"
 
 def minimize(optimizer: Any, problem: Problem) -> float:
     """The smallest loss that `optimizer` saw in `problem.steps` updates, in float64."""
-    import keras
-
-    variables = [keras.Variable(p, dtype="float64", name=f"p{i}") for i, p in enumerate(problem.initial)]
-    optimizer.build(variables)
+    step = Stepper(optimizer, problem.initial)
     best = np.inf
     for _ in range(problem.steps):
-        values = [keras.ops.convert_to_numpy(v) for v in variables]
+        values = step.parameters()
         best = min(best, problem.loss(values))
         if best <= problem.target:
             break
-        optimizer.apply([keras.ops.convert_to_tensor(g) for g in problem.gradient(values)], variables)
+        step(problem.gradient(values))
     return best
+
+
+class Stepper:
+    """Drives an optimizer on free variables, compiled as `fit` compiles it, on TensorFlow and JAX.
+
+    Args:
+        optimizer: not yet built.
+        initial: list of arrays; variable i is named `p<i>`.
+        dtype: of the variables.
+        jit_compile: compile with XLA; JAX always does.
+    """
+
+    def __init__(
+        self, optimizer: Any, initial: list[np.ndarray], dtype: str = "float64", jit_compile: bool = False
+    ) -> None:
+        self.optimizer, self.dtype = optimizer, dtype
+        self.variables = [keras.Variable(p, dtype=dtype, name=f"p{i}") for i, p in enumerate(initial)]
+        optimizer.build(self.variables)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            apply = tf.function(lambda g: optimizer.apply(g, self.variables), jit_compile=jit_compile)
+            self._step: Callable[[list[Any]], Any] = apply
+        else:
+            import jax
+
+            compiled = jax.jit(optimizer.stateless_apply)
+            self._step = lambda g: self._assign(compiled(self._own(), g, [v.value for v in self.variables]))
+
+    def __call__(self, gradients: list[Any]) -> None:
+        """One step with these gradients."""
+        self._step([self._tensor(g) for g in gradients])
+
+    def parameters(self) -> list[np.ndarray]:
+        """The variables' values."""
+        return [keras.ops.convert_to_numpy(v) for v in self.variables]
+
+    def run(self, gradients: list[list[Any]]) -> list[np.ndarray]:
+        """The variables' values after a step with each list of gradients."""
+        for step in gradients:
+            self(step)
+        return self.parameters()
+
+    def _tensor(self, gradient: Any) -> Any:
+        return keras.ops.convert_to_tensor(gradient, self.dtype) if isinstance(gradient, np.ndarray) else gradient
+
+    def _own(self) -> list[Any]:
+        return [v.value for v in self.optimizer.variables]
+
+    def _assign(self, new: Any) -> None:
+        for variable, value in zip([*self.variables, *self.optimizer.variables], [*new[0], *new[1]], strict=True):
+            variable.assign(value)

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+_ZERO: Any = 0.0  # the state of an array before its first step, whatever its shape
 
 
 class GradientDescent:
     """SGD with momentum: Polyak, 1964; Nesterov's form by Sutskever et al., 2013."""
 
     def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.momentum, self.nesterov, self.velocity = momentum, nesterov, 0.0
+        self.momentum, self.nesterov, self.velocity = momentum, nesterov, _ZERO
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.velocity = self.momentum * self.velocity - rate * gradient
@@ -31,7 +32,7 @@ class Adagrad:
     """Duchi et al., 2011."""
 
     def __init__(self, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7) -> None:
-        self.total, self.epsilon = initial_accumulator_value, epsilon
+        self.total, self.epsilon = _ZERO + initial_accumulator_value, epsilon
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.total = self.total + gradient**2
@@ -42,7 +43,7 @@ class Adadelta:
     """Zeiler, 2012, arXiv:1212.5701, algorithm 1."""
 
     def __init__(self, rho: float = 0.95, epsilon: float = 1e-7) -> None:
-        self.rho, self.epsilon, self.gradients, self.steps = rho, epsilon, 0.0, 0.0
+        self.rho, self.epsilon, self.gradients, self.steps = rho, epsilon, _ZERO, _ZERO
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.gradients = self.rho * self.gradients + (1 - self.rho) * gradient**2
@@ -54,11 +55,9 @@ class Adadelta:
 class RMSprop:
     """Tieleman and Hinton, 2012; centered: Graves, 2013, arXiv:1308.0850."""
 
-    def __init__(
-        self, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7, centered: bool = False
-    ) -> None:
+    def __init__(self, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7, centered: bool = False) -> None:
         self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
-        self.squares, self.mean, self.velocity = 0.0, 0.0, 0.0
+        self.squares, self.mean, self.velocity = _ZERO, _ZERO, _ZERO
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.squares = self.rho * self.squares + (1 - self.rho) * gradient**2
@@ -83,7 +82,7 @@ class Adam:
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.amsgrad, self.epsilon_hat = amsgrad, epsilon_hat
-        self.mean, self.squares, self.largest, self.step = 0.0, 0.0, 0.0, 0
+        self.mean, self.squares, self.largest, self.step = _ZERO, _ZERO, _ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -102,7 +101,7 @@ class RAdam:
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.mean, self.squares, self.step = 0.0, 0.0, 0
+        self.mean, self.squares, self.step = _ZERO, _ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -123,7 +122,7 @@ class Lion:
     """Chen et al., 2023, arXiv:2302.06675, program 1."""
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.99) -> None:
-        self.beta_1, self.beta_2, self.momentum = beta_1, beta_2, 0.0
+        self.beta_1, self.beta_2, self.momentum = beta_1, beta_2, _ZERO
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         direction = np.sign(self.beta_1 * self.momentum + (1 - self.beta_1) * gradient)
@@ -144,7 +143,7 @@ def adaptive_clip(parameter: Array, gradient: Array, clip_factor: float = 0.01, 
     units = parameter.shape[-1] if parameter.ndim > 1 else 1
     weights, flat = parameter.reshape(-1, units), gradient.reshape(-1, units).copy()
     for unit in range(units):
-        limit = clip_factor * max(np.linalg.norm(weights[:, unit]), epsilon)
+        limit = clip_factor * max(float(np.linalg.norm(weights[:, unit])), epsilon)
         norm = np.linalg.norm(flat[:, unit])
         if norm > limit:
             flat[:, unit] *= limit / norm

@@ -1,0 +1,320 @@
+"""The contracts that every optimizer keeps. A third party's optimizer can be put through them, too.
+
+>>> from keras_trainkit import optimizers
+>>> from keras_trainkit.testing import contracts, reference
+>>> case = contracts.Case(
+...     "adam", optimizers.Adam, twin=lambda: reference.Twin(reference.Adam), rates={"parabola": 0.1}, state_bytes=8)
+>>> contracts.equals_twin(case)
+>>> contracts.converges(case)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_trainkit.testing.cases import Case, Golden
+from keras_trainkit.testing.problems import PROBLEMS, Stepper, minimize
+
+__all__ = ["Case", "Golden", "agrees_with_golden", "converges", "equals_twin", "keeps_configuration"]
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+
+def keeps_configuration(case: Case) -> None:
+    """The configuration survives JSON, and the optimizer made from it takes the same steps; a typo raises."""
+    optimizer = case.optimizer(0.01, weight_decay=0.1, weight_decay_exclude=["p1"])
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    again = keras.optimizers.deserialize(config)
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+    for first, second in zip(Stepper(optimizer, *_walk(10)[:1]).run(_walk(10)[1]),
+                             Stepper(again, *_walk(10)[:1]).run(_walk(10)[1]), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(first, second)
+    try:
+        case.optimizer(0.01, wieght_decay=0.1)
+    except ValueError as error:
+        assert "wieght_decay" in str(error) and "weight_decay" in str(error), error
+    else:
+        raise AssertionError("a misspelt argument was taken without an error")
+
+
+def feels_every_argument(case: Case) -> None:
+    """Each constructor argument but the name has another value in `case.others`, and it changes the trajectory."""
+    named = set(inspect.signature(case.make.__init__).parameters) - {"self", "options", "learning_rate", "name"}
+    missing = named - set(case.others)
+    assert not missing, f"`others` lacks {sorted(missing)}"
+    initial, gradients = _walk(30)
+    plain = Stepper(case.optimizer(0.05), initial).run(gradients)
+    for name, other in case.others.items():
+        changed = Stepper(case.optimizer(0.05, **{name: other() if callable(other) else other}), initial).run(gradients)
+        distance = max(np.abs(a - b).max() for a, b in zip(plain, changed, strict=True))
+        assert distance > 1e-9, f"{name} changes nothing"
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def equals_twin(case: Case) -> None:
+    """50 random steps in float64 are the NumPy twin's, with clipping and decay of the case's twin."""
+    keras.config.set_floatx("float64")
+    initial, gradients = _walk(50)
+    ours = Stepper(case.optimizer(0.03), initial).run(gradients)
+    theirs = case.twin().run(initial, gradients, 0.03)
+    for mine, twin in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, twin, rtol=1e-10, atol=1e-12)
+
+
+def agrees_with_golden(case: Case, vectors: dict[str, Any], golden: Golden, tolerance: float = 1e-5) -> None:
+    """20 steps in float32 end where a third party's implementation ended."""
+    initial = [np.array(p) for p in vectors["initial"]]
+    gradients = [[np.array(g) for g in step] for step in vectors["gradients"]]
+    optimizer = case.optimizer(golden.learning_rate, **golden.arguments)
+    ours = Stepper(optimizer, initial, dtype="float32").run(gradients)
+    for mine, theirs in zip(ours, vectors["final"][golden.method][golden.source], strict=True):
+        np.testing.assert_allclose(mine, np.array(theirs), rtol=0, atol=tolerance)
+
+
+def converges(case: Case) -> None:
+    """Each problem for which the case names a rate ends at its target."""
+    assert case.rates, "`rates` must name at least one problem"
+    for name, rate in case.rates.items():
+        problem = PROBLEMS[name]()
+        loss = minimize(case.optimizer(rate), problem)
+        assert loss <= problem.target, f"{name}: loss {loss:.3g} after {problem.steps} updates at rate {rate}"
+
+
+def compiled_equals_graph(case: Case) -> None:
+    """With XLA the steps are those of the plain graph, to float64 rounding."""
+    initial, gradients = _walk(12)
+    graph = Stepper(case.optimizer(0.03, gradient_accumulation_steps=2), initial).run(gradients)
+    compiled = Stepper(case.optimizer(0.03, gradient_accumulation_steps=2), initial, jit_compile=True).run(gradients)
+    for first, second in zip(graph, compiled, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-7)
+
+
+def keeps_dtypes(case: Case) -> None:
+    """Variables keep their dtype, slots have at least float32, and the state is as large as the case says."""
+    initial, gradients = _walk(3)
+    for dtype, width in [("float64", 8), ("float32", 4), ("bfloat16", 4)]:
+        step = Stepper(case.optimizer(0.05), initial, dtype=dtype)
+        before = step.parameters()
+        after = step.run(gradients)
+        assert all(keras.backend.standardize_dtype(v.dtype) == dtype for v in step.variables)
+        assert any((a != b).any() for a, b in zip(before, after, strict=True))
+        slots = [v for v in step.optimizer.variables if len(v.shape)]
+        assert all(keras.backend.standardize_dtype(v.dtype) == f"float{8 * width}" for v in slots)
+        parameters = sum(p.size for p in initial)
+        state = sum(int(np.prod(v.shape)) * width for v in slots)
+        assert state == case.state_bytes * width / 4 * parameters, (state / parameters, case.state_bytes)
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def rests_at_rate_zero(case: Case) -> None:
+    """With learning rate 0 `fit` changes no weight, and a built optimizer is traced once in two calls of `fit`.
+
+    (One that is built inside the first step costs a second trace: TensorFlow's rule for new variables.)
+    """
+    model = small_model(case.optimizer(0.0, weight_decay=0.1))
+    model.optimizer.build(model.trainable_variables)
+    traces = []
+    original = model.train_step
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        traces.append(1)
+        return original(*arguments, **keywords)
+
+    model.train_step = counted
+    before = model.get_weights()
+    fit(model, epochs=2)
+    fit(model, epochs=1)
+    assert_close(model.get_weights(), before, 0.0)
+    assert len(traces) == 1, f"{len(traces)} traces"
+
+
+def resumes_exactly(case: Case, directory: pathlib.Path, strategy: Any = None) -> None:
+    """4 epochs, and 2 epochs, a `.keras` file and 2 more, end on the same bits; into a strategy, on 2e-6."""
+    options: dict[str, Any] = {"weight_decay": 0.01, "weight_decay_exclude": ["bias"], "use_ema": True}
+    options |= {"gradient_accumulation_steps": 3, "last_window": "carry", "ema_overwrite_frequency": 4}
+    whole = small_model(case.optimizer(case.fit_rate, **options))
+    fit(whole, epochs=2)
+    path = directory / f"{case.name}.keras"
+    whole.save(path)
+    fit(whole, epochs=2)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        half = keras.models.load_model(path)
+    fit(half, epochs=2)
+    assert_close(half.get_weights(), whole.get_weights(), 2e-6 if strategy else 0.0)
+    ours = [ops.convert_to_numpy(v) for v in half.optimizer.variables]
+    theirs = [ops.convert_to_numpy(v) for v in whole.optimizer.variables]
+    assert_close(ours, theirs, 2e-5 if strategy else 0.0)
+
+
+def replicas_agree(case: Case, strategy: Any, steps: int = 50) -> None:
+    """One device and a strategy's replicas end on the same weights, with every option switched on."""
+    from keras_trainkit.transforms import Lookahead
+
+    def options() -> dict[str, Any]:
+        after = case.arguments().get("after", [])
+        return {
+            "global_clipnorm": 0.5,
+            "weight_decay": 0.01,
+            "use_ema": True,
+            "ema_momentum": 0.9,
+            "ema_overwrite_frequency": 5,
+            "gradient_accumulation_steps": 2,
+            "after": [*after, Lookahead(3, 0.5)],
+        }
+
+    models = []
+    for scope in [contextlib.nullcontext(), strategy.scope()]:
+        with scope:
+            models.append(small_model(case.optimizer(case.fit_rate, **options()), constraint=True))
+    start = models[0].get_weights()
+    models[1].set_weights(start)
+    for model in models:
+        fit(model, epochs=steps // 4)
+    moved = max(np.abs(a - b).max() for a, b in zip(start, models[0].get_weights(), strict=True))
+    assert moved > 1e-3, f"the weights moved by {moved} only"
+    assert_close(models[1].get_weights(), models[0].get_weights(), 2e-6)
+
+
+def micro_batches_equal_big_ones(case: Case) -> None:
+    """Four micro-batches of 8 are one batch of 32; the schedule, the average and `iterations` count updates."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(case.fit_rate, 8, 0.0)
+    options: dict[str, Any] = {"global_clipnorm": 0.5, "use_ema": True, "ema_momentum": 0.9, "weight_decay": 0.01}
+    big = small_model(case.optimizer(schedule, **options))
+    small = small_model(case.optimizer(schedule, gradient_accumulation_steps=4, **options))
+    small.set_weights(big.get_weights())
+    fit(big, epochs=3, batch_size=32)
+    fit(small, epochs=3, batch_size=8)
+    assert int(ops.convert_to_numpy(small.optimizer.iterations)) == 6
+    assert int(ops.convert_to_numpy(big.optimizer.iterations)) == 6
+    assert_close(small.get_weights(), big.get_weights(), 1e-6)
+
+
+def follows_window_policy(case: Case) -> None:
+    """A window of 3 of 4 micro-batches at the end of `fit` is applied, dropped or carried, as asked."""
+    initial, gradients = _walk(8)
+
+    def after(policy: str, count: int, more: int = 0) -> list[np.ndarray]:
+        step = Stepper(case.optimizer(0.05, gradient_accumulation_steps=4, last_window=policy), initial)
+        step.run(gradients[:count])
+        step.optimizer.finalize_variable_values(step.variables)
+        return step.run(gradients[count : count + more])
+
+    mean = [np.mean([step[i] for step in gradients[:3]], axis=0) for i in range(len(initial))]
+    applied = Stepper(case.optimizer(0.05), initial).run([mean])
+    assert_close(after("apply", 3), applied, 1e-9)
+    assert_close(after("drop", 3), initial, 0.0)
+    assert_close(after("carry", 3), initial, 0.0)
+    assert_close(after("carry", 3, more=1), after("apply", 4), 0.0)
+    kept = [np.mean([step[i] for step in gradients[3:7]], axis=0) for i in range(len(initial))]
+    assert_close(after("drop", 3, more=4), Stepper(case.optimizer(0.05), initial).run([kept]), 1e-9)
+
+
+def sparse_equals_dense(case: Case) -> None:
+    """An embedding's gradient with repeated rows gives the step of the dense gradient."""
+    import tensorflow as tf
+
+    initial = [np.random.default_rng(5).normal(size=(7, 3))]
+    rows = np.array([1, 4, 1, 1, 6])
+    values = np.random.default_rng(6).normal(size=(4, 5, 3))
+    dense, sparse = [], []
+    for block in values:
+        full = np.zeros((7, 3))
+        np.add.at(full, rows, block)
+        dense.append([full])
+        sparse.append([tf.IndexedSlices(tf.constant(block), tf.constant(rows), dense_shape=tf.constant([7, 3]))])
+    options: dict[str, Any] = {"global_clipnorm": 1.0, "weight_decay": 0.01}
+    with_full = Stepper(case.optimizer(0.05, **options), initial).run(dense)
+    with_rows = Stepper(case.optimizer(0.05, **options), initial).run(sparse)
+    assert_close(with_rows, with_full, 1e-12)
+
+
+def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
+    """An infinite gradient on the last replica alone: no weight changes anywhere, the scale halves once."""
+    import tensorflow as tf
+
+    from keras_trainkit.precision import LossScaleOptimizer
+
+    with strategy.scope():
+        variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"))
+        scaled = LossScaleOptimizer(case.optimizer(0.05), initial_scale=8.0, dynamic_growth_steps=3)
+        scaled.build([variable])
+
+    @tf.function
+    def step(bad: Any) -> None:
+        def on_replica() -> None:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            poison = tf.where(tf.logical_and(bad, tf.equal(replica, strategy.num_replicas_in_sync - 1)), np.inf, 1.0)
+            scaled.apply([tf.constant([8.0, -8.0, 4.0]) * tf.cast(poison, tf.float32)], [variable])
+
+        strategy.run(on_replica)
+
+    def copies() -> list[np.ndarray]:
+        return [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+
+    step(tf.constant(False))
+    good = copies()
+    assert (good[0] != [1.0, -2.0, 3.0]).all()
+    step(tf.constant(True))
+    assert_close(copies(), good, 0.0)
+    assert float(scaled.dynamic_scale.numpy()) == 4.0
+    assert int(scaled.skipped_steps.numpy()) == 1
+    assert int(scaled.iterations.numpy()) == 1
+    for _ in range(3):
+        step(tf.constant(False))
+    assert float(scaled.dynamic_scale.numpy()) == 8.0
+    assert np.isfinite(copies()).all()
+    assert_close(copies()[1:], copies()[:1] * (len(good) - 1), 0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------- tools
+
+
+def small_model(optimizer: Any, constraint: bool = False, dtype: Any = None) -> keras.Model:
+    """A compiled network of 5 inputs and 3 outputs, always with the same initial weights."""
+    keras.utils.set_random_seed(11)
+    bound = keras.constraints.MaxNorm(1.5) if constraint else None
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(8, activation="tanh", kernel_constraint=bound, dtype=dtype, name="hidden"),
+            keras.layers.Dense(3, dtype=dtype, name="head"),
+        ]
+    )
+    model.compile(optimizer, "mse", jit_compile=False)
+    return model
+
+
+def fit(model: keras.Model, epochs: int, batch_size: int = 16) -> None:
+    """Trains on 64 fixed samples in fixed order."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(64, 5)).astype("float32")
+    y = np.tanh(x @ rng.normal(size=(5, 3))).astype("float32")
+    model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0)
+
+
+def assert_close(ours: list[np.ndarray], theirs: list[np.ndarray], tolerance: float) -> None:
+    """Every element is within `tolerance`; the error says by how much it is not."""
+    assert len(ours) == len(theirs), (len(ours), len(theirs))
+    distance = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
+    assert distance <= tolerance, f"{distance:.3g} apart, more than {tolerance}"
+
+
+def _walk(steps: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Parameters (a kernel, a bias, a convolution kernel) and random gradients for them."""
+    rng = np.random.default_rng(42)
+    shapes = [(4, 3), (3,), (2, 2, 2, 3)]
+    initial = [rng.normal(size=shape) for shape in shapes]
+    return initial, [[rng.normal(size=shape) * 10.0 ** rng.uniform(-2, 1) for shape in shapes] for _ in range(steps)]

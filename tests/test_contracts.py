@@ -1,0 +1,132 @@
+"""Every optimizer through every contract. A new optimizer is a row in cases.py, nothing here."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from cases import CASES
+
+from keras_trainkit import optimizers
+from keras_trainkit.testing import contracts
+from keras_trainkit.testing.problems import Stepper
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "optimizers.json"
+
+
+def test_every_optimizer_has_a_row_that_varies_its_arguments():
+    assert {kind for kind in optimizers.classes()} == {case.make for case in CASES if case.others}
+
+
+@every_case
+def test_configuration_survives(case):
+    contracts.keeps_configuration(case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.others], ids=lambda case: case.name)
+def test_every_argument_counts(case):
+    contracts.feels_every_argument(case)
+
+
+@every_case
+def test_equals_numpy_twin(case):
+    contracts.equals_twin(case)
+
+
+@pytest.mark.parametrize(
+    ("case", "golden"),
+    [pytest.param(c, g, id=f"{c.name}-{g.method}-{g.source[:8]}") for c in CASES for g in c.golden],
+)
+def test_agrees_with_third_parties(case, golden):
+    if not GOLDEN.exists():
+        pytest.skip("needs the vectors of third parties: ../shared/golden/optimizers.json")
+    contracts.agrees_with_golden(case, json.loads(GOLDEN.read_text()), golden)
+
+
+@every_case
+def test_converges(case):
+    contracts.converges(case)
+
+
+@every_case
+def test_keeps_dtypes_and_state_size(case):
+    contracts.keeps_dtypes(case)
+
+
+@every_case
+def test_follows_window_policy(case):
+    contracts.follows_window_policy(case)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_rests_at_rate_zero(case):
+    contracts.rests_at_rate_zero(case)
+
+
+@every_case
+def test_micro_batches_equal_big_ones(case):
+    contracts.micro_batches_equal_big_ones(case)
+
+
+@every_case
+def test_resumes_exactly(case, tmp_path):
+    contracts.resumes_exactly(case, tmp_path)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_resumes_into_two_replicas(case, tmp_path, two_replicas):
+    contracts.resumes_exactly(case, tmp_path, two_replicas)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_replicas_agree(case, two_replicas):
+    contracts.replicas_agree(case, two_replicas)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_sparse_equals_dense(case):
+    contracts.sparse_equals_dense(case)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_overflow_skips_everywhere(case, two_replicas):
+    contracts.overflow_skips_everywhere(case, two_replicas)
+
+
+@every_case
+@pytest.mark.tensorflow
+def test_compiled_equals_graph(case):
+    contracts.compiled_equals_graph(case)
+
+
+def _trajectories() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(8)
+    initial = [rng.normal(size=(4, 3)), rng.normal(size=3)]
+    gradients = [[rng.normal(size=p.shape) for p in initial] for _ in range(20)]
+    keras.config.set_floatx("float64")
+    ends = {case.name: Stepper(case.optimizer(0.03), initial).run(gradients) for case in CASES}
+    return {f"{name}.{i}": p for name, ps in ends.items() for i, p in enumerate(ps)}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="compares JAX with TensorFlow: run it on JAX (tox -e jax)")
+def test_jax_equals_tensorflow(tmp_path):
+    program = (
+        f"import numpy, test_contracts; numpy.savez({str(tmp_path / 'end.npz')!r}, **test_contracts._trajectories())"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    subprocess.run([sys.executable, "-c", program], cwd=pathlib.Path(__file__).parent, env=environment, check=True)
+    ours = _trajectories()
+    with np.load(tmp_path / "end.npz") as theirs:
+        assert set(theirs) == set(ours)
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
