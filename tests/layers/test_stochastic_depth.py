@@ -97,6 +97,25 @@ def test_a_dropped_branch_may_have_overflowed():
     assert set(out.ravel().tolist()) == {0.0, np.inf}
 
 
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_the_gradient_is_the_mask_over_the_survival_probability(rate):
+    x = ops.ones((64, 2))
+    expected = run(StochasticDepth(rate, seed=1), x, training=True)  # of ones: the mask over keep
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.grad(lambda v: ops.sum(StochasticDepth(rate, seed=1)(v, training=True)))(x)
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = ops.sum(StochasticDepth(rate, seed=1)(x, training=True))
+        found = tape.gradient(total, x)
+        found = tf.zeros_like(x) if found is None else found
+    np.testing.assert_array_equal(np.array(found), expected)
+
+
 # -- a shortcut and a branch
 
 
