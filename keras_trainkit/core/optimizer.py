@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 import re
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -64,6 +64,10 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     gradient_accumulation_steps: int | None
     use_ema: bool
+
+    keras_slots: ClassVar[list[list[str]]] = []
+    """Our slots in the order of Keras's optimizer of the same name, whose files we read: groups of slots that it lists
+    variable by variable."""
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_trainkit.core import backend
@@ -154,15 +155,39 @@ def _named(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     """Arrays by our keys; a file of one of Keras's optimizers holds them by number, in the order of its variables."""
     if not arrays or not all(key.isdigit() for key in arrays):
         return arrays
-    keys = {id(variable): key for key, variable in named_variables(optimizer)}
-    ours = [v for v in optimizer.variables if id(v) in keys]
-    if len(ours) != len(arrays):
+    keys = _keras_order(optimizer)
+    if len(keys) != len(arrays):
         raise ValueError(
-            f"The saved state of a Keras optimizer does not fit `{optimizer.name}`: it holds {len(arrays)} arrays, and "
-            f"{type(optimizer).__name__} has {len(ours)}: {', '.join(v.path for v in ours)}. To load the weights "
+            f"The saved state of a Keras optimizer does not fit `{optimizer.name}` ({type(optimizer).__name__}): it "
+            f"holds {len(arrays)} arrays, not the {len(keys)} of {', '.join(_describe(key) for key in keys[:8])}"
+            f"{' ...' if len(keys) > 8 else ''}. To load the weights alone, load them before `compile`."
+        )
+    named = {key: arrays[str(i)] for i, key in enumerate(keys)}
+    every = optimizer.gradient_accumulation_steps
+    if every:  # Keras counts micro-batches, we count updates
+        count = int(ops.convert_to_numpy(named["iteration"]))
+        named |= {"iteration": np.asarray(count // every), "window": np.asarray(count % every)}
+    return named
+
+
+def _keras_order(optimizer: Any) -> list[str]:
+    """Our keys, in the order in which Keras's optimizer of the same name lists its variables."""
+    keys = [key for key, _ in _all_named(optimizer)]
+    slots = [key for key in keys if "." in key]
+    names = sorted({key.split(".")[1] for key in slots})
+    groups = [["average"], ["gradient_accumulator"], *optimizer.keras_slots]
+    unknown = set(names) - {name for group in groups for name in group}
+    if unknown:
+        raise ValueError(
+            f"The saved state of a Keras optimizer does not fit `{optimizer.name}` ({type(optimizer).__name__}), which "
+            f"has slots that Keras's has not: {', '.join(f'`{name}`' for name in sorted(unknown))}. To load the weights "
             "alone, load them before `compile`."
         )
-    return {keys[id(variable)]: arrays[str(i)] for i, variable in enumerate(ours)}
+    ordered = [key for key in ("iteration", "learning_rate") if key in keys]
+    for group in groups:
+        members = [key for key in slots if key.split(".")[1] in group]
+        ordered += sorted(members, key=lambda key: (int(key.split(".")[0]), group.index(key.split(".")[1])))
+    return ordered
 
 
 def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ class Adagrad(TransformOptimizer):
     """
 
     info = Info(year=2011, paper="Duchi et al., 2011", state_bytes=4)
+    keras_slots = [["accumulator"]]
 
     def __init__(
         self,

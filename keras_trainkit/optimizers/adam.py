@@ -41,6 +41,7 @@ class Adam(TransformOptimizer):
     """
 
     info = Info(year=2014, paper="arXiv:1412.6980", state_bytes=8)
+    keras_slots = [["momentum", "velocity"], ["velocity_hat"]]
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class RMSprop(TransformOptimizer):
     """
 
     info = Info(year=2012, paper="Tieleman and Hinton, 2012", state_bytes=4)
+    keras_slots = [["velocity"], ["trace"], ["average_gradient"]]
 
     def __init__(
         self,

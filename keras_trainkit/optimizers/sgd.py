@@ -36,6 +36,7 @@ class SGD(TransformOptimizer):
     """
 
     info = Info(year=1951, paper="Robbins and Monro, 1951", state_bytes=4)
+    keras_slots = [["trace"]]
 
     def __init__(
         self, learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, **options: Any

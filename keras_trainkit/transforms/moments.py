@@ -35,11 +35,11 @@ class Momentum(Transform):
         checks.boolean("nesterov", self.nesterov)
 
     def slots(self, variable: Any) -> dict[str, Any]:
-        return {"momentum": 0.0}
+        return {"trace": 0.0}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        trace = self.momentum * state["momentum"] + update
-        return (self.momentum * trace + update if self.nesterov else trace), {"momentum": trace}
+        trace = self.momentum * state["trace"] + update
+        return (self.momentum * trace + update if self.nesterov else trace), {"trace": trace}
 
 
 @register_transform

@@ -1,0 +1,102 @@
+"""Each private name of Keras and TensorFlow that core/backend.py needs: the test that fails names the one that went."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from keras_trainkit.core import backend
+
+
+def built():
+    variable = keras.Variable(np.ones(3, "float32"), name="v")
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build([variable])
+    return optimizer, variable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_iterations",
+        "_learning_rate",
+        "_trainable_variables",
+        "_get_variable_index",
+        "_check_variables_are_known",
+        "_track_variable",
+        "_backend_update_step",
+        "_var_key",
+    ],
+)
+def test_optimizer_still_has(name):
+    assert hasattr(built()[0], name)
+
+
+def test_apply_of_the_base_class_is_what_fit_calls():
+    source = inspect.getsource(keras.optimizers.Optimizer.apply_gradients)
+    assert "self.apply(" in source
+
+
+def test_iterations_and_rate_are_the_saved_variables():
+    optimizer, _ = built()
+    assert backend.iterations_variable(optimizer) is optimizer.variables[0]
+    assert backend.learning_rate_variable(optimizer) is optimizer.variables[1]
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    assert backend.learning_rate_variable(keras.optimizers.Adam(schedule)) is None
+    assert backend.learning_rate_argument(keras.optimizers.Adam(schedule)) is schedule
+
+
+def test_variable_index_and_known():
+    optimizer, variable = built()
+    assert backend.built_variables(optimizer)[0] is variable
+    assert backend.variable_index(optimizer, variable) == 0
+    with pytest.raises(ValueError, match="Unknown variable"):
+        backend.check_known(optimizer, [keras.Variable(np.ones(2))])
+
+
+def test_swap_callback_reads_the_averages_where_we_publish_them():
+    assert "_model_variables_moving_average" in inspect.getsource(keras.callbacks.SwapEMAWeights)
+
+
+def test_stateless_scope_is_seen():
+    assert not backend._records_writes()
+    with keras.StatelessScope():
+        assert backend._records_writes()
+
+
+def test_stateless_apply_of_the_base_class():
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    assert callable(BaseOptimizer.stateless_apply)
+
+
+def test_fit_ends_with_finalize_variable_values():
+    assert "finalize_variable_values" in inspect.getsource(inspect.unwrap(keras.Model.fit))
+
+
+@pytest.mark.tensorflow
+def test_distribution_strategy_and_native_value(two_replicas):
+    optimizer, variable = built()
+    assert optimizer._distribution_strategy is not None
+    assert variable._value is not None
+    with two_replicas.scope():
+        mirrored = keras.Variable(np.ones(3, "float32"))
+    assert hasattr(mirrored._value, "_get_on_device_or_primary")
+
+
+def test_layout_attribute():
+    # JAX shards a slot like its variable by this attribute.
+    assert hasattr(built()[1], "_layout")
+
+
+@pytest.mark.parametrize("kind", ["Adam", "Nadam", "Lamb", "Muon", "Adafactor", "Ftrl", "Adamax"])
+def test_pure_copy_sits_between_optimizer_and_backend(kind):
+    if not hasattr(keras.optimizers, kind):
+        pytest.skip(f"this Keras has no {kind}")
+    copy = backend.pure_copy(getattr(keras.optimizers, kind)(0.01, clipnorm=1.0), {"clipnorm": None})
+    names = [c.__name__ for c in type(copy).__mro__]
+    base = next(c.__name__ for c in keras.optimizers.Optimizer.__mro__ if c.__module__.startswith("keras.src.backend"))
+    assert names.index("Optimizer") < names.index("PureUpdate") < names.index(base)
+    assert copy.clipnorm is None
+    assert backend.serialize_pure_copy(copy)["class_name"] == kind

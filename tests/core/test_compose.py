@@ -1,0 +1,107 @@
+"""`chain`, `partition` and `masked`: who gets what, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_trainkit import core, transforms
+from keras_trainkit.testing import reference
+from keras_trainkit.testing.problems import Stepper
+
+RNG = np.random.default_rng(1)
+INITIAL = [RNG.normal(size=(2, 3)), RNG.normal(size=3)]
+GRADIENTS = [[RNG.normal(size=(2, 3)), RNG.normal(size=3)] for _ in range(6)]
+
+
+def run(*links, **options):
+    keras.config.set_floatx("float64")
+    optimizer = core.TransformOptimizer(0.1, core.chain(*links, transforms.ScaleByLearningRate()), **options)
+    return Stepper(optimizer, INITIAL).run(GRADIENTS)
+
+
+def twin(algorithm, index):
+    return reference.Twin(algorithm).run(INITIAL[index : index + 1], [g[index : index + 1] for g in GRADIENTS], 0.1)[0]
+
+
+def test_partition_gives_each_variable_to_its_first_rule():
+    result = run(core.partition([["p0", transforms.ScaleByAdam()], ["p", transforms.ScaleByLion()]]))
+    np.testing.assert_allclose(result[0], twin(reference.Adam, 0), rtol=1e-10)
+    np.testing.assert_allclose(result[1], twin(reference.Lion, 1), rtol=1e-10)
+
+
+def test_partition_default_takes_the_rest():
+    result = run(core.partition([["p1", transforms.ScaleByLion()]], default=transforms.ScaleByAdam()))
+    np.testing.assert_allclose(result[0], twin(reference.Adam, 0), rtol=1e-10)
+    np.testing.assert_allclose(result[1], twin(reference.Lion, 1), rtol=1e-10)
+
+
+def test_masked_leaves_the_others_alone():
+    result = run(core.masked(transforms.ScaleByAdam(), "p1"))
+    np.testing.assert_allclose(result[0], twin(reference.GradientDescent, 0), rtol=1e-10)
+    np.testing.assert_allclose(result[1], twin(reference.Adam, 1), rtol=1e-10)
+    inverted = run(core.masked(transforms.ScaleByAdam(), "p0", invert=True))
+    np.testing.assert_array_equal(inverted[1], result[1])
+
+
+def test_two_links_with_the_same_slot_name_keep_apart():
+    result = run(transforms.Momentum(0.5), transforms.Momentum(0.9))
+    one, two, expected = 0.0, 0.0, INITIAL[0]
+    for step in GRADIENTS:
+        one = 0.5 * one + step[0]
+        two = 0.9 * two + one
+        expected = expected - 0.1 * two
+    np.testing.assert_allclose(result[0], expected, rtol=1e-10)
+
+
+def test_whole_model_transforms_inside_a_partition_see_their_part_only():
+    result = run(core.partition([["p0", transforms.ClipByGlobalNorm(0.1)]], default=transforms.ClipByGlobalNorm(1e9)))
+    clipped = INITIAL[0] - 0.1 * sum(g[0] * min(1, 0.1 / np.linalg.norm(g[0])) for g in GRADIENTS)
+    np.testing.assert_allclose(result[0], clipped, rtol=1e-6)
+    np.testing.assert_allclose(result[1], INITIAL[1] - 0.1 * sum(g[1] for g in GRADIENTS), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [
+        (lambda: core.partition([["p0", transforms.ScaleByLion()]]), "Unmatched: `p1`"),
+        (
+            lambda: core.partition([["q", transforms.ScaleByLion()]], default=transforms.ScaleByLion()),
+            "takes no variable. Received: pattern='q', with the variables `p0`, `p1`",
+        ),
+        (
+            lambda: core.partition([["p", transforms.ScaleByLion()], ["p1", transforms.ScaleByLion()]]),
+            "takes no variable. Received: pattern='p1'",
+        ),
+        (lambda: core.masked(transforms.ScaleByLion(), "nothing"), "leaves no variable to transform"),
+        (
+            lambda: core.chain(core.masked(core.masked(transforms.ScaleByLion(), "p0"), "p1")),
+            "leaves no variable to transform",
+        ),
+    ],
+)
+def test_rules_that_do_not_fit_the_model_are_errors_at_build(algorithm, message):
+    with pytest.raises(ValueError, match=message):
+        run(algorithm())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: core.partition([]), "at least one"),
+        (lambda: core.partition([["p0"]]), "pairs"),
+        (lambda: core.partition([["(", transforms.ScaleByLion()]]), "regular expression"),
+        (lambda: core.partition([["p", "lion"]]), "must hold transforms"),
+        (lambda: core.masked(transforms.ScaleByLion(), 3), "regular expression"),
+        (lambda: core.chain("adam"), "must hold transforms"),
+    ],
+)
+def test_malformed_rules_are_errors_at_construction(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_tuples_become_lists_so_that_saving_keeps_equality():
+    rules = (("p0", transforms.ScaleByLion()), ("p1", transforms.ScaleByAdam()))
+    made = core.partition(rules)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert made == again and isinstance(again.rules[0], list)

@@ -1,0 +1,247 @@
+"""`TransformOptimizer`: arguments, options, sparse and missing gradients, statistics, and JAX's stateless step."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_trainkit import core, optimizers, transforms
+from keras_trainkit.testing.contracts import fit, small_model
+from keras_trainkit.testing.problems import Stepper
+
+INITIAL = [np.array([[1.0, -2.0], [3.0, 0.5]]), np.array([0.1, -0.1])]
+GRADIENTS = [[np.array([[0.3, -0.1], [2.0, 0.2]]), np.array([1.0, -3.0])]] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": -1.0}, r"`learning_rate` must be a number at least 0. Received: learning_rate=-1.0"),
+        ({"learning_rate": float("nan")}, "`learning_rate`"),
+        ({"learning_rate": "fast"}, "`learning_rate`"),
+        ({"weight_decay": -0.1}, "`weight_decay` must be a number at least 0. Received: weight_decay=-0.1"),
+        ({"clipnorm": 0}, "`clipnorm` must be a number above 0. Received: clipnorm=0"),
+        ({"clipnorm": 1.0, "clipvalue": 1.0}, "exclude each other. Received: clipnorm=1.0, clipvalue=1.0"),
+        ({"beta_1": 1.0}, "`beta_1` must be a number at least 0 and below 1. Received: beta_1=1.0"),
+        ({"epsilon": -1e-8}, "`epsilon`"),
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be an integer at least 1"),
+        ({"gradient_accumulation_steps": 2.5}, "`gradient_accumulation_steps` must be an integer at least 1"),
+        (
+            {"last_window": "keep"},
+            "`last_window` must be one of 'apply', 'drop', 'carry'. Received: last_window='keep'",
+        ),
+        ({"before": transforms.Centralize()}, "`before` must be a list of transforms"),
+        ({"after": ["lookahead"]}, "`after` must be a list of transforms"),
+        ({"ema_momentum": 1.5}, "`ema_momentum`"),
+        ({"use_ema": 1}, "`use_ema` must be True or False"),
+        ({"momentum": 0.9}, "`momentum` is not an argument of Adam"),
+        ({"beta1": 0.9}, "Did you mean 'beta_1'"),
+    ],
+)
+def test_bad_arguments_say_what_and_why(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message.replace("(", r"\(")):
+        optimizers.Adam(**arguments)
+
+
+@pytest.mark.parametrize("rate", [1, np.float32(0.5), np.float64(0.5), np.int64(1)])
+def test_any_number_is_a_learning_rate(rate):
+    assert float(ops.convert_to_numpy(optimizers.SGD(rate).learning_rate)) == float(rate)
+
+
+def test_learning_rate_may_be_a_function_or_set_later():
+    by_function = Stepper(optimizers.SGD(lambda: 0.25), INITIAL).run(GRADIENTS)
+    optimizer = optimizers.SGD(0.1)
+    optimizer.learning_rate = 0.25
+    for a, b in zip(by_function, Stepper(optimizer, INITIAL).run(GRADIENTS), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_ad_hoc_algorithm_survives_saving():
+    algorithm = core.chain(
+        transforms.ClipByValue(0.5),
+        core.partition([["p1", transforms.ScaleByLion()]], default=transforms.ScaleByAdam()),
+        core.masked(transforms.Momentum(0.5), "p0"),
+        transforms.ScaleByLearningRate(),
+    )
+    optimizer = core.TransformOptimizer(0.1, algorithm)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.algorithm == algorithm
+    first = Stepper(optimizer, INITIAL).run(GRADIENTS)
+    for a, b in zip(first, Stepper(again, INITIAL).run(GRADIENTS), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_algorithm_must_be_a_transform():
+    with pytest.raises(TypeError, match="`algorithm` must be a transform"):
+        core.TransformOptimizer(0.1).build([keras.Variable(np.ones(2))])
+
+
+def test_missing_gradients_are_named_and_their_variables_rest():
+    variables = [
+        keras.Variable(np.ones(2, "float32"), name="moves"),
+        keras.Variable(np.ones(2, "float32"), name="rests"),
+    ]
+    optimizer = optimizers.Adam(0.1, weight_decay=0.1, use_ema=True)
+    optimizer.build(variables)
+    with pytest.warns(UserWarning, match="rests"):
+        optimizer.apply([ops.ones(2), None], variables)
+    assert (ops.convert_to_numpy(variables[0]) < 1).all()
+    assert (ops.convert_to_numpy(variables[1]) == 1).all()
+    with pytest.raises(ValueError, match="No gradients provided"):
+        optimizer.apply([None, None], variables)
+
+
+def test_wrong_number_of_gradients():
+    optimizer = optimizers.Adam(0.1)
+    with pytest.raises(ValueError, match="must be given as long as the optimizer is not built"):
+        optimizer.apply([ops.ones(2)])
+    optimizer.build([keras.Variable(np.ones(2))])
+    with pytest.raises(ValueError, match="one gradient for each variable. Received: 2 gradients for 1 variables"):
+        optimizer.apply([ops.ones(2), ops.ones(2)])
+
+
+def test_empty_gradients_do_nothing():
+    optimizer = optimizers.Adam(0.1)
+    optimizer.apply([], [])
+    assert int(ops.convert_to_numpy(optimizer.iterations)) == 0
+
+
+def test_decay_exclusions_by_pattern_and_by_variable():
+    variables = [keras.Variable(np.ones(2), dtype="float64", name=name) for name in ("kernel", "bias", "gamma")]
+    optimizer = optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[variables[2]], var_names=["bias"])
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    again.build(variables)
+    again.apply([ops.zeros(2, "float64")] * 3, variables)
+    assert [float(ops.convert_to_numpy(v)[0]) for v in variables] == pytest.approx([0.95, 1.0, 1.0])
+    with pytest.raises(ValueError, match="before the optimizer is built"):
+        again.exclude_from_weight_decay(var_names=["kernel"])
+
+
+def test_average_counts_updates_and_is_put_in_place():
+    optimizer = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    step = Stepper(optimizer, [np.array([1.0])])
+    trail = []
+    for gradient in [1.0, 1.0, 1.0]:
+        step([np.array([gradient])])
+        trail.append(step.parameters()[0][0])
+    expected = 0.5 * (0.5 * trail[0] + 0.5 * trail[1]) + 0.5 * trail[2]
+    optimizer.finalize_variable_values(step.variables)
+    assert step.parameters()[0][0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_overwrites_every_nth_update():
+    plain = Stepper(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), [np.array([1.0])])
+    often = Stepper(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2), [np.array([1.0])])
+    for step in (plain, often):
+        step([np.array([1.0])])
+    assert plain.parameters()[0] == often.parameters()[0]
+    for step in (plain, often):
+        step([np.array([1.0])])
+    assert plain.parameters()[0][0] == pytest.approx(0.8)
+    assert often.parameters()[0][0] == pytest.approx(0.85)
+
+
+def test_constraint_holds_and_the_average_sees_it():
+    class Cap(keras.constraints.Constraint):
+        def __call__(self, w):
+            return ops.minimum(w, 1.0)
+
+    variable = keras.Variable(np.array([0.9]), dtype="float64", name="w")
+    variable.constraint = Cap()
+    optimizer = optimizers.SGD(1.0, use_ema=True)
+    optimizer.build([variable])
+    optimizer.apply([ops.convert_to_tensor([-5.0], "float64")], [variable])
+    assert float(ops.convert_to_numpy(variable)[0]) == 1.0
+    optimizer.finalize_variable_values([variable])
+    assert float(ops.convert_to_numpy(variable)[0]) == 1.0
+
+
+def test_loss_scale_factor_is_divided_out():
+    plain = Stepper(optimizers.SGD(0.1), INITIAL).run(GRADIENTS)
+    scaled = optimizers.SGD(0.1, loss_scale_factor=8.0)
+    assert float(ops.convert_to_numpy(scaled.scale_loss(ops.convert_to_tensor(2.0)))) == 16.0
+    result = Stepper(scaled, INITIAL).run([[8.0 * g for g in step] for step in GRADIENTS])
+    for a, b in zip(plain, result, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_half_precision_is_not_used_for_the_maths():
+    # 300 gradients of one: in bfloat16 their mean would be 0.85, and 1 - 0.999 would be rounded away.
+    step = Stepper(optimizers.SGD(1.0, gradient_accumulation_steps=300), [np.array([0.0])], dtype="bfloat16")
+    step.run([[ops.ones(1, "bfloat16")]] * 300)
+    assert float(step.parameters()[0].astype("float32")[0]) == -1.0
+
+
+def test_statistics_are_the_norms_of_the_update():
+    optimizer = optimizers.SGD(0.1, global_clipnorm=1.0)
+    assert optimizer.statistics() == {}
+    optimizer.watch(every=2)
+    step = Stepper(optimizer, INITIAL)
+    step(GRADIENTS[0])
+    assert optimizer.statistics()["gradient_norm"] == 0.0
+    before = step.parameters()
+    step(GRADIENTS[0])
+    norms = optimizer.statistics()
+    whole = np.concatenate([g.ravel() for g in GRADIENTS[0]])
+    weights = np.concatenate([p.ravel() for p in before])
+    assert norms["gradient_norm"] == pytest.approx(np.linalg.norm(whole), rel=1e-6)
+    assert norms["clipped_gradient_norm"] == pytest.approx(1.0, rel=1e-6)
+    assert norms["update_norm"] == pytest.approx(0.1, rel=1e-6)
+    assert norms["weight_norm"] == pytest.approx(np.linalg.norm(weights), rel=1e-6)
+    assert norms["update_to_weight_ratio"] == pytest.approx(0.1 / np.linalg.norm(weights), rel=1e-6)
+
+
+def test_watching_may_begin_after_training_began_and_is_not_saved(tmp_path):
+    model = small_model(optimizers.Adam(0.01))
+    fit(model, epochs=1)
+    model.optimizer.watch(every=1)
+    model.make_train_function(force=True)
+    fit(model, epochs=1)
+    assert model.optimizer.statistics()["gradient_norm"] > 0
+    model.save(tmp_path / "watched.keras")
+    again = keras.models.load_model(tmp_path / "watched.keras")
+    fit(model, epochs=1)
+    fit(again, epochs=1)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_build_inside_a_traced_function_copies_real_weights():
+    # `fit` builds the optimizer in its first traced step: Lookahead's slow weights must not start at zero there.
+    model = small_model(optimizers.SGD(0.0, after=[transforms.Lookahead(1, 0.5)]))
+    before = model.get_weights()
+    fit(model, epochs=1)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_unknown_variable_is_refused():
+    optimizer = optimizers.Adam(0.1)
+    optimizer.build([keras.Variable(np.ones(2))])
+    stranger = keras.Variable(np.ones(2))
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([ops.ones(2)], [stranger])
+
+
+@pytest.mark.tensorflow
+def test_accumulation_runs_inside_xla_and_custom_loops():
+    import tensorflow as tf
+
+    model = small_model(optimizers.AdamW(0.01, gradient_accumulation_steps=2, global_clipnorm=1.0))
+    model.compile(model.optimizer, "mse", jit_compile=True)
+    fit(model, epochs=1)
+    assert int(model.optimizer.iterations.numpy()) == 2
+
+    optimizer = optimizers.RAdam(0.1)
+    variable = keras.Variable(np.array([2.0], "float32"))
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(variable.value))
+        optimizer.apply_gradients([(tape.gradient(loss, variable.value), variable)])
+
+    for _ in range(3):
+        step()
+    assert 0 < float(variable.numpy()[0]) < 2
