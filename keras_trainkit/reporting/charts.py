@@ -48,9 +48,7 @@ def charts(run: Run) -> list[Chart]:
     found.append(_speed(run, steps, epochs))
     scale = column(run.steps, "loss_scale")
     lines = [Series("loss scale", steps, scale)]
-    found.append(
-        Chart("Loss scale", "of float16 gradients", lines, "log" if wants_log_scale(scale, ratio=3) else "linear")
-    )
+    found.append(Chart("Loss scale", "of float16 gradients", lines, "powers of 2"))
     return [chart for chart in found if any(np.isfinite(line.y).any() for line in chart.lines)]
 
 

@@ -65,7 +65,7 @@ def render(run: Run) -> str:
         charts=[{"chart": chart, "image": image(chart)} for chart in charts(run)],
         epochs=epoch_table(run),
         tables=[
-            ("Test", list((run.result.get("test") or {}).items())),
+            ("Test", [(name, number(name, value)) for name, value in (run.result.get("test") or {}).items()]),
             ("Recipe", flatten(run.recipe)),
             ("Data and model", flatten(run.resolved)),
             ("Environment", environment_rows(run)),
@@ -117,9 +117,8 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     main = next((name for name in ("accuracy", "mae", "rmse", "loss", *test) if name in test), None)
     if main is not None:
         examples = result.get("test_examples")
-        found.append(
-            (f"test {title(main).lower()}", shown(test[main]), f"on {examples:,} examples" if examples else "")
-        )
+        label = title(main) if len(main) <= 4 and main != "loss" else main.replace("_", " ")
+        found.append((f"test {label}", number(main, test[main]), f"on {examples:,} examples" if examples else ""))
     best = result.get("best") or {}
     if best.get("value") is not None:
         name = str(best.get("metric", ""))
@@ -197,8 +196,8 @@ def not_finite(run: Run) -> str:
             first.setdefault(name, line["step"])
             count[name] = count.get(name, 0) + 1
     parts = [
-        f"{name.replace('_', ' ').capitalize()} was not finite at {count[name]} of {len(run.steps)} logged steps, first at "
-        f"update {first[name]:,}."
+        f"{name.replace('_', ' ').capitalize()} was not finite at {count[name]} of {len(run.steps)} logged steps, "
+        f"first at update {first[name]:,}."
         for name in first
     ]
     return " ".join(parts)
