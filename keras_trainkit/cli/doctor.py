@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from keras_trainkit.cli.errors import COMPLETED
@@ -19,10 +18,6 @@ from keras_trainkit.cli.quiet import import_tensorflow
 
 # First and last versions that the tests run with.
 TESTED = {"keras": ((3, 10), (3, 15)), "tensorflow": ((2, 18), (2, 21))}
-PRECISIONS = {"float32": "float32", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16", "float64": "float64"}
-# Processor features, as Linux names them, that compute in half precision.
-CPU_HALVES = {"mixed_bfloat16": ("amx_bf16", "avx512_bf16"), "mixed_float16": ("amx_fp16", "avx512_fp16")}
-GPU_HALVES = {"mixed_bfloat16": (8, 0), "mixed_float16": (7, 0)}
 LITTLE_MEMORY_GIB, LITTLE_DISK_GIB = 2.0, 1.0
 
 
@@ -55,83 +50,50 @@ def examine() -> dict[str, Any]:
         "versions": environment.versions(),
         "machine": {
             **environment.machine(),
-            "processor": processor(),
             "memory_available_gib": round(memory.available / 2**30, 1),
             "disk_free_gib": round(disk.free / 2**30, 1),
         },
         "backend": None,
-        "gpus": [],
-        "precisions": {},
+        "devices": [],
+        "precisions": [],
         "import_error": None,
     }
     try:
         import_tensorflow()
         import keras
-        import tensorflow as tf
     except Exception as error:
         facts["import_error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
     else:
+        from keras_trainkit import distribution
+
         facts["backend"] = keras.backend.backend()
-        facts["gpus"] = gpus(tf)
-        facts["precisions"] = precisions(tf, facts["gpus"])
+        facts["devices"] = distribution.describe_devices()
+        facts["precisions"] = precisions(facts["devices"])
     facts["limits"] = limits(facts)
     return facts
 
 
-def processor() -> str:
-    """The processor's name."""
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+def precisions(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the hardware says of each precision, and the measured `speed` of a matrix product, float32 = 1."""
+    from keras_trainkit import precision
 
-
-def processor_features() -> set[str]:
-    """What the processor can do, as Linux names it; empty elsewhere."""
-    try:
-        found = re.search(r"flags\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return set(found[1].split()) if found else set()
-
-
-def gpus(tf: Any) -> list[dict[str, Any]]:
-    """Name and compute capability of the GPUs that TensorFlow sees."""
-    found = []
-    for device in tf.config.list_physical_devices("GPU"):
-        details = tf.config.experimental.get_device_details(device)
-        found.append(
-            {"name": details.get("device_name", device.name), "compute_capability": details.get("compute_capability")}
-        )
-    return found
-
-
-def precisions(tf: Any, found_gpus: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each precision: whether a matrix product runs, its speed against float32, whether hardware computes in it."""
-    device = "GPU:0" if found_gpus else "CPU:0"
-    features = processor_features()
-    answers: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
-    for name, dtype in PRECISIONS.items():
+    answers = []
+    for answer in precision.supported(devices):
+        dtype = answer["compute_dtype"]
         try:
-            seconds[name] = product_seconds(tf, device, dtype)
+            if dtype not in seconds:
+                seconds[dtype] = product_seconds(answer["device"], dtype)
+            answers.append({**answer, "speed": round(seconds["float32"] / seconds[dtype], 2)})
         except Exception as error:
-            answers[name] = {"works": False, "why": " ".join(str(error).split())}
-            continue
-        native = True
-        if name in CPU_HALVES:
-            capability = found_gpus[0]["compute_capability"] if found_gpus else None
-            if found_gpus:
-                native = capability is not None and tuple(capability) >= GPU_HALVES[name]
-            else:
-                native = any(feature in features for feature in CPU_HALVES[name])
-        answers[name] = {"works": True, "native": native, "speed": round(seconds["float32"] / seconds[name], 2)}
+            answers.append({**answer, "works": False, "speed": None, "note": " ".join(str(error).split())})
     return answers
 
 
-def product_seconds(tf: Any, device: str, dtype: str, size: int = 512, repeats: int = 5) -> float:
+def product_seconds(device: str, dtype: str, size: int = 512, repeats: int = 5) -> float:
     """The shortest time that a product of two square matrices takes."""
+    import tensorflow as tf
+
     with tf.device(device):
         matrix = tf.cast(tf.random.stateless_normal((size, size), seed=(0, 0)), dtype)
         tf.linalg.matmul(matrix, matrix).numpy()
@@ -153,20 +115,18 @@ def limits(facts: dict[str, Any]) -> list[str]:
         said.append(
             f"'train' will refuse: Keras runs on {facts['backend']}, it needs TensorFlow; set KERAS_BACKEND=tensorflow"
         )
-    if not facts["import_error"] and not facts["gpus"]:
+    gpus = [device for device in facts["devices"] if device["type"] == "GPU"]
+    if not facts["import_error"] and not gpus:
         said.append("no GPU is visible to TensorFlow, so training runs on the processor" + missing_gpu_hint())
         said.append("--replicas above 1 makes logical CPUs: right results, but no gain in speed")
         said.append("jit_compile=True fails under MirroredStrategy on processors (TensorFlow's XLA)")
-    if len(facts["gpus"]) == 1:
-        said.append("one GPU: --replicas above 1 makes logical CPUs instead, and is slower")
-    for name, answer in facts["precisions"].items():
+    elif gpus:
+        said.append(f"--replicas above {len(gpus)} is refused: there are no more GPUs")
+    for answer in facts["precisions"]:
         if not answer["works"]:
-            said.append(f"--precision {name} does not work: {answer['why']}")
-        elif name in CPU_HALVES and not answer["native"]:
-            said.append(
-                f"--precision {name} works, but the hardware does not compute in it: "
-                f"{answer['speed']} times the speed of float32"
-            )
+            said.append(f"--precision {answer['policy']} does not work: {answer['note']}")
+        elif answer["policy"] == "mixed_float16" and not answer["fast"]:
+            said.append("--precision mixed_float16 gives right results, but the hardware has no instructions for it")
     if not has("pyyaml"):
         said.append("recipes in YAML cannot be read: PyYAML is missing (pip install 'keras-trainkit[yaml]'); JSON can")
     if machine["memory_available_gib"] < LITTLE_MEMORY_GIB:
@@ -225,27 +185,27 @@ def text(facts: dict[str, Any]) -> str:
         "",
         "Machine",
         f"  system          {machine['system']}",
-        f"  processor       {machine['processor']}, {machine['cores']} cores",
-        f"  memory          {machine['memory_gib']} GiB, {machine['memory_available_gib']} free",
+        f"  memory          {machine['memory_gib']} GiB, {machine['memory_available_gib']} GiB free",
         f"  disk here       {machine['disk_free_gib']} GiB free",
     ]
-    for gpu in facts["gpus"]:
-        capability = ".".join(str(part) for part in gpu["compute_capability"] or ["?"])
-        lines.append(f"  GPU             {gpu['name']}, compute capability {capability}")
-    if not facts["gpus"]:
-        lines.append("  GPU             none")
+    lines += [f"  {device['name']:<16}{device_text(device)}" for device in facts["devices"]]
     if facts["precisions"]:
-        lines += [
-            "",
-            f"Precision (speed of a matrix product on the {'GPU' if facts['gpus'] else 'processor'}, float32 = 1)",
-        ]
-    for name, answer in facts["precisions"].items():
-        says = (
-            f"{answer['speed']:<6} {'native' if answer['native'] else 'emulated'}"
-            if answer["works"]
-            else "does not work"
-        )
-        lines.append(f"  {name:<16}{says}")
-    lines += ["", "What will not work here"]
+        lines += ["", f"Precision (speed of a matrix product on {facts['precisions'][0]['device']}, float32 = 1)"]
+    for answer in facts["precisions"]:
+        speed = "" if answer["speed"] is None else f"{answer['speed']:.2f}"
+        lines.append(f"  {answer['policy']:<16}{speed:<6}{answer['note']}")
+    lines += ["", "What will not work here, or not well"]
     lines += [f"  - {limit}" for limit in facts["limits"]] or ["  nothing that is known"]
     return "\n".join(lines)
+
+
+def device_text(device: dict[str, Any]) -> str:
+    """A device in a few words."""
+    parts = [device["model"] or device["type"]]
+    if "cores" in device:
+        parts.append(f"{device['cores']} cores")
+    if device.get("features"):
+        parts.append(" ".join(device["features"]))
+    if "compute_capability" in device:
+        parts.append("compute capability " + ".".join(str(part) for part in device["compute_capability"]))
+    return ", ".join(parts)

@@ -18,6 +18,8 @@ from keras_trainkit.recipes.recipe import PRECISIONS, SCHEDULES, read_file
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from keras_trainkit.data import Dataset
+
 EXIT_CODES = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 DESCRIPTION = """\
 Trains a model and leaves a run directory: the recipe, metrics.jsonl, TensorBoard events, the best model
@@ -68,7 +70,7 @@ def add_to(commands: Any) -> None:
     option(how, "weight_decay", "decoupled weight decay, not for biases and normalizations", "RATE", type=float)
     option(how, "global_clipnorm", "largest norm of the whole gradient, or 'none'", "NORM", type=_number_or_none)
     option(how, "precision", "what the layers compute in", choices=PRECISIONS)
-    option(how, "replicas", "devices that share each batch; logical CPUs where GPUs are missing", "N", type=int)
+    option(how, "replicas", "devices that share each batch; logical CPUs where there is no GPU", "N", type=int)
     option(how, "batch_size", "examples of a step, over all replicas", "N", type=int)
     option(how, "accumulation", "steps whose gradients make one update", "N", type=int)
     option(how, "epochs", "passes over the training data", "N", type=int)
@@ -118,15 +120,26 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> Result:
         dataset = data.load(recipe.data, target=recipe.target, seed=recipe.seed)
     except data.DataError as error:
         raise BadInput(str(error)) from None
+    console = make_console(to_stderr=arguments.json)
+    if not arguments.quiet:
+        console.print(data_headline(dataset), soft_wrap=True, markup=False)
     import_tensorflow()
     return recipes.run(
         recipe,
         arguments.run_dir,
-        console=make_console(to_stderr=arguments.json),
+        console=console,
         dataset=dataset,
         overwrite=arguments.overwrite,
         progress=not arguments.quiet,
     )
+
+
+def data_headline(dataset: Dataset) -> str:
+    """What is trained on, for people."""
+    sizes = ", ".join(f"{len(getattr(dataset, part)[1]):,} {part}" for part in ("train", "validation", "test"))
+    shape = "x".join(str(length) for length in dataset.input_shape)
+    task = "regression" if dataset.classes is None else f"{dataset.outputs} classes"
+    return f"{dataset.name}: {sizes} examples of {shape}, {task}"
 
 
 def make_console(to_stderr: bool = False) -> Console:

@@ -27,24 +27,20 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """System, processor kind, cores that this process may use, memory in GiB."""
+    """System, cores that this process may use, memory in GiB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores(),
+        "cores": cores,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def devices() -> list[str]:
-    """TensorFlow's devices, as it names them."""
-    import tensorflow as tf
+    """The devices that Keras's backend can use: name and model."""
+    from keras_trainkit.distribution import describe_devices
 
-    return [device.name.removeprefix("/physical_device:") for device in tf.config.list_physical_devices()]
+    return [f"{device['name']} {device['model']}".strip() for device in describe_devices()]
 
 
 def now() -> str:

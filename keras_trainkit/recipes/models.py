@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers
 
 from keras_trainkit.core import checks
+from keras_trainkit.core.numerics import wide_dtype
 from keras_trainkit.initializers import ScaledResidual
 from keras_trainkit.layers import StochasticDepth
 from keras_trainkit.recipes.errors import RecipeError
@@ -170,4 +171,5 @@ def _residual(x: Any, drop: float) -> Any:
 
 def _head(x: Any, outputs: int) -> Any:
     # Logits in half precision would cost the loss its digits.
-    return layers.Dense(outputs, dtype="float32", name="head")(x)
+    dtype = wide_dtype(keras.config.dtype_policy().compute_dtype)
+    return layers.Dense(outputs, dtype=dtype, name="head")(x)

@@ -36,6 +36,16 @@ class Job:
     updates: int
     warmup_updates: int
 
+    def headline(self) -> str:
+        """What is about to run, for people."""
+        recipe = self.recipe
+        replicas = f", {recipe.replicas} replicas" if recipe.replicas > 1 else ""
+        return (
+            f"{self.trained.name} of {self.trained.count_params():,} weights, {recipe.optimizer_name}, "
+            f"{recipe.precision}{replicas}; {recipe.epochs} epochs of {self.steps_per_epoch:,} steps, "
+            f"{self.updates:,} updates"
+        )
+
     def describe(self) -> dict[str, Any]:
         """What followed from the recipe, as plain values."""
         return {
@@ -60,7 +70,7 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
             "(KERAS_BACKEND, or keras.json): set KERAS_BACKEND=tensorflow"
         )
     # First of all: logical devices can be made only before TensorFlow is used.
-    with _as_recipe_error("replicas"):
+    with _as_recipe_error():
         strategy = distribution.strategy(recipe.replicas)
     if dataset is None:
         dataset = data.load(recipe.data, target=recipe.target, seed=recipe.seed)
@@ -75,7 +85,7 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
     with strategy.scope():
         trained = models.build(recipe.model, dataset.input_shape, dataset.outputs)
     twin = models.twin(trained, dataset.input_shape)
-    with _as_recipe_error("model"):
+    with _as_recipe_error("`model`: "):
         complete = dataset.attach(twin, softmax=True)
     with strategy.scope():
         trained.compile(make_optimizer(recipe, updates, warmup), **objective(dataset.task))
@@ -93,7 +103,7 @@ def make_schedule(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers
 
 def make_optimizer(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer with its schedule, clipping, decay, accumulation and, in float16, loss scaling."""
-    with _as_recipe_error("optimizer"):
+    with _as_recipe_error("`optimizer`: "):
         optimizer = optimizers.get(
             recipe.optimizer_name,
             learning_rate=make_schedule(recipe, updates, warmup),
@@ -117,10 +127,8 @@ def objective(task: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _as_recipe_error(argument: str) -> Iterator[None]:
+def _as_recipe_error(prefix: str = "") -> Iterator[None]:
     try:
         yield
-    except RecipeError:
-        raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RecipeError(f"`{argument}`: {' '.join(str(error).split())}") from error
+        raise RecipeError(prefix + " ".join(str(error).split())) from error

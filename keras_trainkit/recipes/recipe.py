@@ -15,7 +15,7 @@ from keras_trainkit.recipes import catalog
 from keras_trainkit.recipes.errors import RecipeError
 
 SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "float64")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "bfloat16", "float64")
 
 # Arguments of an optimizer that the recipe decides through keys of its own.
 _OWN_OPTIMIZER_KEYS = {
@@ -45,8 +45,9 @@ class Recipe:
             of updates.
         weight_decay: decoupled, at least 0; biases and the scales of normalizations are left alone.
         global_clipnorm: largest norm of the gradient over all weights, above 0; None does not clip.
-        precision: `"float32"`, `"mixed_float16"` (with dynamic loss scaling), `"mixed_bfloat16"` or `"float64"`.
-        replicas: devices that share each batch; logical CPUs where there are fewer GPUs.
+        precision: `"float32"`, `"mixed_float16"` (with dynamic loss scaling), `"mixed_bfloat16"`, `"bfloat16"` or
+            `"float64"`; see `precision.policy`.
+        replicas: devices that share each batch; logical CPUs where there is no GPU.
         batch_size: examples of one step over all replicas; a multiple of `replicas`.
         accumulation: steps whose gradients are averaged into one update.
         seed: of the split, the order, the initial weights and dropout.

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from rich.console import Console
 
-from keras_trainkit import reporting
+from keras_trainkit import precision, reporting
 from keras_trainkit.callbacks import Progress, TrainingMonitor
 from keras_trainkit.data import Dataset
 from keras_trainkit.recipes import batches, environment, run_directory
@@ -27,7 +28,7 @@ def run(
     recipe: Recipe,
     directory: str | Path | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
-    console: Any = None,
+    console: Console | None = None,
     *,
     dataset: Dataset | None = None,
     overwrite: bool = False,
@@ -83,6 +84,9 @@ def run(
             "ended": None,
         }
         run_directory.write_json(path / run_directory.ENVIRONMENT, around)
+        console = console or Console()
+        if progress:
+            console.print(job.headline(), soft_wrap=True, markup=False)
         try:
             with Interruption() as interruption:
                 _train(job, path, result, [*callbacks], interruption, Progress(console=console) if progress else None)
@@ -152,7 +156,7 @@ def _train(
 @contextlib.contextmanager
 def _dtype_policy(name: str) -> Any:
     previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    keras.config.set_dtype_policy(precision.policy(name))
     try:
         yield
     finally:
