@@ -1,6 +1,7 @@
 """Callbacks: one job each."""
 
+from keras_trainkit.callbacks.flush_accumulation import FlushAccumulation
 from keras_trainkit.callbacks.monitor import TrainingMonitor
 from keras_trainkit.callbacks.progress import Progress
 
-__all__ = ["Progress", "TrainingMonitor"]
+__all__ = ["FlushAccumulation", "Progress", "TrainingMonitor"]

@@ -145,12 +145,12 @@ def when(
         variable.assign(value)
 
 
-def run_on_replicas(optimizer: Any, function: Callable[[], None]) -> None:
-    """Calls `function` once on each replica of the strategy that the optimizer was made under."""
-    if ON_TENSORFLOW:
-        optimizer._distribution_strategy.run(tf.function(function))
-    else:
-        function()
+def replica_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], Any]:
+    """`function` made to run once on each replica of the strategy that the optimizer was made under."""
+    if not ON_TENSORFLOW:
+        return function
+    compiled = tf.function(function)
+    return lambda: optimizer._distribution_strategy.run(compiled)
 
 
 def stateless_apply(optimizer: Any, own: Any, gradients: Any, variables: Any) -> Any:

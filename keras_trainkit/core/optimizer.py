@@ -67,7 +67,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     keras_slots: ClassVar[list[list[str]]] = []
     """Our slots in the order of Keras's optimizer of the same name, whose files we read: groups of slots that it lists
-    variable by variable."""
+    variable by variable. A minus sign before a name says that Keras keeps the opposite."""
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         self.algorithm = algorithm
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
         self._watch_every = 0
+        self._flush_step: Any = None
 
     # ------------------------------------------------------------------------------------------------- description
 
@@ -316,7 +317,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""
         if not self.built or not self.gradient_accumulation_steps or self.last_window == "carry":
             return
-        backend.run_on_replicas(self, self._flush_on_replica)
+        if self._flush_step is None:
+            self._flush_step = backend.replica_step(self, self._flush_on_replica)
+        self._flush_step()
 
     def _flush_on_replica(self) -> None:
         variables = [v for v in backend.built_variables(self) if not _overwritten(v)]

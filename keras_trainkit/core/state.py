@@ -163,6 +163,8 @@ def _named(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
             f"{' ...' if len(keys) > 8 else ''}. To load the weights alone, load them before `compile`."
         )
     named = {key: arrays[str(i)] for i, key in enumerate(keys)}
+    flipped = {name[1:] for group in optimizer.keras_slots for name in group if name.startswith("-")}
+    named = {key: -np.asarray(a) if _address(key)[1] in flipped else a for key, a in named.items()}
     every = optimizer.gradient_accumulation_steps
     if every:  # Keras counts micro-batches, we count updates
         count = int(ops.convert_to_numpy(named["iteration"]))
@@ -175,7 +177,8 @@ def _keras_order(optimizer: Any) -> list[str]:
     keys = [key for key, _ in _all_named(optimizer)]
     slots = [key for key in keys if "." in key]
     names = sorted({key.split(".")[1] for key in slots})
-    groups = [["average"], ["gradient_accumulator"], *optimizer.keras_slots]
+    groups = [["average"], ["gradient_accumulator"]]
+    groups += [[name.removeprefix("-") for name in group] for group in optimizer.keras_slots]
     unknown = set(names) - {name for group in groups for name in group}
     if unknown:
         raise ValueError(

@@ -77,8 +77,8 @@ class Transform:
 
     Subclasses are frozen dataclasses made with the `register_transform` decorator: their fields are their
     configuration. They override `slots` to declare state, and either `leaf` (the maths of one variable) or `update`
-    (the whole model at once). Updates enter as gradients; `ScaleByLearningRate` turns them into displacements, which are added
-    to the parameters. Parameters and state arrive in at least float32.
+    (the whole model at once). Updates enter as gradients; `ScaleByLearningRate` turns them into displacements, which
+    are added to the parameters. Parameters and state arrive in at least float32.
     """
 
     def __post_init__(self) -> None:

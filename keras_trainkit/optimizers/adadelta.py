@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -34,7 +34,7 @@ class Adadelta(TransformOptimizer):
     """
 
     info = Info(year=2012, paper="arXiv:1212.5701", state_bytes=8)
-    keras_slots = [["accumulated_grad", "accumulated_delta_var"]]
+    keras_slots: ClassVar = [["accumulated_grad", "accumulated_delta_var"]]
 
     def __init__(self, learning_rate: Any = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **options: Any) -> None:
         super().__init__(learning_rate, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -34,7 +34,7 @@ class Adagrad(TransformOptimizer):
     """
 
     info = Info(year=2011, paper="Duchi et al., 2011", state_bytes=4)
-    keras_slots = [["accumulator"]]
+    keras_slots: ClassVar = [["accumulator"]]
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -41,7 +41,7 @@ class Adam(TransformOptimizer):
     """
 
     info = Info(year=2014, paper="arXiv:1412.6980", state_bytes=8)
-    keras_slots = [["momentum", "velocity"], ["velocity_hat"]]
+    keras_slots: ClassVar = [["momentum", "velocity"], ["velocity_hat"]]
 
     def __init__(
         self,

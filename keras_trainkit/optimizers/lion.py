@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -34,7 +34,7 @@ class Lion(TransformOptimizer):
     """
 
     info = Info(year=2023, paper="arXiv:2302.06675", state_bytes=4)
-    keras_slots = [["momentum"]]
+    keras_slots: ClassVar = [["momentum"]]
 
     def __init__(self, learning_rate: Any = 1e-4, beta_1: float = 0.9, beta_2: float = 0.99, **options: Any) -> None:
         super().__init__(learning_rate, **options)

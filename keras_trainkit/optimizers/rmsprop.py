@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -37,7 +37,7 @@ class RMSprop(TransformOptimizer):
     """
 
     info = Info(year=2012, paper="Tieleman and Hinton, 2012", state_bytes=4)
-    keras_slots = [["velocity"], ["trace"], ["average_gradient"]]
+    keras_slots: ClassVar = [["velocity"], ["-trace"], ["average_gradient"]]
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -36,7 +36,7 @@ class SGD(TransformOptimizer):
     """
 
     info = Info(year=1951, paper="Robbins and Monro, 1951", state_bytes=4)
-    keras_slots = [["trace"]]
+    keras_slots: ClassVar = [["trace"]]
 
     def __init__(
         self, learning_rate: Any = 0.01, momentum: float = 0.0, nesterov: bool = False, **options: Any

@@ -96,7 +96,7 @@ def test_wrong_number_of_gradients():
     with pytest.raises(ValueError, match="must be given as long as the optimizer is not built"):
         optimizer.apply([ops.ones(2)])
     optimizer.build([keras.Variable(np.ones(2))])
-    with pytest.raises(ValueError, match="one gradient for each variable. Received: 2 gradients for 1 variables"):
+    with pytest.raises(ValueError, match="one gradient for each variable"):
         optimizer.apply([ops.ones(2), ops.ones(2)])
 
 
