@@ -183,8 +183,8 @@ def _keras_order(optimizer: Any) -> list[str]:
     if unknown:
         raise ValueError(
             f"The saved state of a Keras optimizer does not fit `{optimizer.name}` ({type(optimizer).__name__}), which "
-            f"has slots that Keras's has not: {', '.join(f'`{name}`' for name in sorted(unknown))}. To load the weights "
-            "alone, load them before `compile`."
+            f"has slots that Keras's has not: {', '.join(f'`{name}`' for name in sorted(unknown))}. To load the "
+            "weights alone, load them before `compile`."
         )
     ordered = [key for key in ("iteration", "learning_rate") if key in keys]
     for group in groups:

@@ -1,0 +1,241 @@
+"""Faults of plain Keras, each shown on plain Keras first, and the same case right with the kit.
+
+When a new Keras mends one of them, the first half of its test fails: then the documentation must change, too.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_trainkit import optimizers, precision
+from keras_trainkit.testing.contracts import fit, small_model
+
+pytestmark = pytest.mark.tensorflow
+
+
+def on_replicas(strategy, make, per_replica, steps=1, initial=(0.0, 0.0)):
+    """Applies gradient `per_replica[i]` on replica i, as `fit` would, and returns the first copy of the variable."""
+    import tensorflow as tf
+
+    with strategy.scope():
+        variable = keras.Variable(np.array(initial, "float32"))
+        optimizer = make()
+        optimizer.build([variable])
+    table = tf.constant(np.array(per_replica, "float32"))
+
+    @tf.function
+    def step():
+        def body():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            optimizer.apply([table[replica]], [variable])
+
+        strategy.run(body)
+
+    for _ in range(steps):
+        step()
+    copies = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+    return copies, optimizer
+
+
+def test_clipping_comes_before_the_sum_over_replicas(two_replicas):
+    gradients = [[8.0, 0.0], [0.0, 1.0]]
+    theirs, _ = on_replicas(two_replicas, lambda: keras.optimizers.SGD(1.0, global_clipnorm=1.0), gradients)
+    ours, _ = on_replicas(two_replicas, lambda: optimizers.SGD(1.0, global_clipnorm=1.0), gradients)
+    right = -np.array([8.0, 1.0]) / np.linalg.norm([8.0, 1.0])
+    assert np.linalg.norm(theirs[0]) == pytest.approx(np.sqrt(2), abs=1e-5)  # asked for 1
+    np.testing.assert_allclose(ours[0], right, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"clipvalue": 0.5}, {"clipnorm": 0.5}])
+def test_every_kind_of_clipping_comes_after_the_sum(two_replicas, option):
+    gradients = [[3.0, 0.1], [-2.9, 0.1]]
+    theirs, _ = on_replicas(two_replicas, lambda: keras.optimizers.SGD(1.0, **option), gradients)
+    ours, _ = on_replicas(two_replicas, lambda: optimizers.SGD(1.0, **option), gradients)
+    np.testing.assert_allclose(ours[0], [-0.1, -0.2], atol=1e-6)
+    assert np.abs(theirs[0] - [-0.1, -0.2]).max() > 0.05
+
+
+def test_accumulation_cannot_run_under_a_strategy(two_replicas):
+    with two_replicas.scope():
+        theirs = small_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+        ours = small_model(optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    with pytest.raises(Exception, match="merge_call"):
+        fit(theirs, epochs=1)
+    fit(ours, epochs=1)
+    assert int(ops.convert_to_numpy(ours.optimizer.iterations)) == 2
+
+
+def test_average_overwrite_cannot_run_under_a_strategy(two_replicas):
+    arguments = {"use_ema": True, "ema_overwrite_frequency": 2}
+    with two_replicas.scope():
+        theirs = small_model(keras.optimizers.SGD(0.1, **arguments))
+        ours = small_model(optimizers.SGD(0.1, **arguments))
+    with pytest.raises(Exception, match="merge_call"):
+        fit(theirs, epochs=1)
+    alone = small_model(optimizers.SGD(0.1, **arguments))
+    fit(alone, epochs=1)
+    fit(ours, epochs=1)
+    for a, b in zip(ours.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_schedule_sees_micro_batches():
+    def first_update(module):
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.4])
+        variable = keras.Variable(np.zeros(1, "float32"))
+        optimizer = module.SGD(schedule, gradient_accumulation_steps=4)
+        optimizer.build([variable])
+        for _ in range(4):
+            optimizer.apply([ops.ones(1)], [variable])
+        return float(ops.convert_to_numpy(variable)[0])
+
+    assert first_update(keras.optimizers) == pytest.approx(-0.4)
+    assert first_update(optimizers) == pytest.approx(-0.1)
+
+
+def test_average_decays_at_micro_batches():
+    def average(module):
+        variable = keras.Variable(np.array([1.0], "float32"))
+        optimizer = module.SGD(0.1, gradient_accumulation_steps=2, use_ema=True, ema_momentum=0.5)
+        optimizer.build([variable])
+        for _ in range(6):
+            optimizer.apply([ops.ones(1)], [variable])
+        optimizer.finalize_variable_values([variable])
+        return float(ops.convert_to_numpy(variable)[0])
+
+    # The weights after the updates are 0.9, 0.8, 0.7; their average with decay 0.5 is 0.775.
+    assert average(optimizers) == pytest.approx(0.775, abs=1e-6)
+    assert abs(average(keras.optimizers) - 0.775) > 0.01
+
+
+def test_accumulation_in_bfloat16_loses_small_gradients():
+    def mean_of_ones(module):
+        variable = keras.Variable(np.zeros(1), dtype="bfloat16")
+        optimizer = module.SGD(1.0, gradient_accumulation_steps=300)
+        optimizer.build([variable])
+        for _ in range(300):
+            optimizer.apply([ops.ones(1, "bfloat16")], [variable])
+        return -float(ops.convert_to_numpy(variable).astype("float32")[0])
+
+    assert mean_of_ones(keras.optimizers) < 0.9
+    assert mean_of_ones(optimizers) == 1.0
+
+
+def test_a_short_epoch_never_learns_with_accumulation():
+    theirs = small_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=8))
+    ours = small_model(optimizers.SGD(0.1, gradient_accumulation_steps=8))
+    before = theirs.get_weights()
+    fit(theirs, epochs=1)
+    fit(ours, epochs=1)
+    assert all((a == b).all() for a, b in zip(theirs.get_weights(), before, strict=True))
+    assert any((a != b).any() for a, b in zip(ours.get_weights(), before, strict=True))
+
+
+def test_overflow_on_the_second_replica_reaches_the_weights(two_replicas):
+    gradients = [[1.0, 1.0], [np.inf, 1.0]]
+    theirs, scaled = on_replicas(
+        two_replicas, lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), gradients
+    )
+    assert not np.isfinite(theirs[0]).all()
+    assert float(scaled.dynamic_scale.numpy()) == 2.0**15
+    for inner in (optimizers.SGD(0.1), keras.optimizers.SGD(0.1)):
+        ours, scaled = on_replicas(two_replicas, lambda i=inner: precision.LossScaleOptimizer(i), gradients)
+        assert (np.array(ours) == 0).all()
+        assert float(scaled.dynamic_scale.numpy()) == 2.0**14
+
+
+def test_loss_scale_has_no_floor():
+    def after_a_bad_stretch(wrapper, module):
+        variable = keras.Variable(np.zeros(1, "float32"))
+        optimizer = wrapper(module.SGD(0.1))
+        optimizer.build([variable])
+        for _ in range(170):
+            optimizer.apply([ops.full((1,), np.inf)], [variable])
+        scale = float(ops.convert_to_numpy(optimizer.dynamic_scale))
+        optimizer.apply([ops.zeros(1) * scale], [variable])
+        return scale, float(ops.convert_to_numpy(variable)[0])
+
+    scale, weight = after_a_bad_stretch(keras.optimizers.LossScaleOptimizer, keras.optimizers)
+    assert scale == 0 and not np.isfinite(weight)
+    scale, weight = after_a_bad_stretch(precision.LossScaleOptimizer, optimizers)
+    assert scale == 1 and weight == 0
+
+
+def test_repeated_rows_are_squared_before_they_are_summed():
+    import tensorflow as tf
+
+    def step(module, gradient):
+        variable = keras.Variable(np.zeros((4, 1), "float32"))
+        optimizer = module.Adagrad(1.0)
+        optimizer.build([variable])
+        optimizer.apply([gradient], [variable])
+        return variable.numpy()
+
+    rows = tf.IndexedSlices(tf.constant([[1.0], [1.0], [1.0]]), tf.constant([2, 2, 0]), tf.constant([4, 1]))
+    full = tf.convert_to_tensor(rows)
+    assert np.abs(step(keras.optimizers, rows) - step(keras.optimizers, full)).max() > 0.05
+    np.testing.assert_allclose(step(optimizers, rows), step(optimizers, full), atol=1e-7)
+    np.testing.assert_allclose(step(optimizers, rows), step(keras.optimizers, full), atol=1e-6)
+
+
+def test_decay_exclusions_are_lost_on_load(tmp_path):
+    def decayed_bias(module):
+        model = small_model(module.SGD(0.0, weight_decay=0.5))
+        model.optimizer.exclude_from_weight_decay(var_names=["bias"])
+        model.optimizer.build(model.trainable_variables)
+        model.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+        again.optimizer.learning_rate = 0.1
+        bias = again.layers[-1].bias
+        bias.assign(np.ones(3))
+        again.optimizer.apply([ops.zeros(v.shape) for v in again.trainable_variables], again.trainable_variables)
+        return float(ops.convert_to_numpy(bias)[0])
+
+    assert decayed_bias(keras.optimizers) == pytest.approx(0.95)
+    assert decayed_bias(optimizers) == 1.0
+
+
+def test_state_that_does_not_fit_is_dropped_with_a_warning(tmp_path):
+    for module in (keras.optimizers, optimizers):
+        model = small_model(module.Adam(0.01))
+        fit(model, epochs=1)
+        model.save_weights(tmp_path / "m.weights.h5")
+        other = small_model(module.Adam(0.01, amsgrad=True))
+        fit(other, epochs=1)
+        if module is keras.optimizers:
+            with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+                other.load_weights(tmp_path / "m.weights.h5")
+        else:
+            with pytest.raises(ValueError, match="the file lacks slot `velocity_hat` of variable 0"):
+                other.load_weights(tmp_path / "m.weights.h5")
+
+
+def test_an_integer_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="should be float"):
+        keras.optimizers.SGD(1)
+    assert float(ops.convert_to_numpy(optimizers.SGD(1).learning_rate)) == 1.0
+
+
+def test_clean_data_with_fast_growth_ends_on_two_replicas(two_replicas):
+    # Keras's scale outgrows float16 here and takes the weights of both replicas with it.
+    keras.config.set_dtype_policy("mixed_float16")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 5)).astype("float32")
+    y = rng.normal(size=(64, 3)).astype("float32")
+
+    def train(scaled):
+        with two_replicas.scope():
+            model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)])
+            model.compile(scaled(), "mse", jit_compile=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(x, y, batch_size=16, epochs=12, verbose=0)
+        return model
+
+    model = train(lambda: precision.LossScaleOptimizer(optimizers.SGD(0.01), dynamic_growth_steps=2))
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert int(model.optimizer.skipped_steps.numpy()) > 0
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) + int(model.optimizer.skipped_steps.numpy()) == 48
