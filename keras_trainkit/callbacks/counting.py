@@ -29,11 +29,15 @@ def synchronize(model: Any) -> None:
 
 
 def to_float(value: Any) -> float | None:
-    """A number or a scalar array as a float; None for anything else."""
-    try:
-        return float(keras.ops.convert_to_numpy(value)) if not isinstance(value, (int, float)) else float(value)
-    except (TypeError, ValueError):
+    """A number, a scalar array or a scalar variable as a float; None for anything else."""
+    if value is None or isinstance(value, str):
         return None
+    for read in (float, lambda v: float(keras.ops.convert_to_numpy(v))):  # the second knows variables with copies
+        try:
+            return read(value)
+        except (TypeError, ValueError):
+            continue
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +188,9 @@ class Meter:
         return True
 
     def take_window(self) -> float | None:
-        """Samples per second since the last call."""
+        """Samples per second since the last call, as of the counter's last reading."""
         running, window = self.window.running, self.window
-        window.stop(self.counter.read().samples)
+        window.stop(self.counter.last.samples)
         self.window = Speed()
         if running:
             self.window.start(self.counter.last.samples)
