@@ -287,7 +287,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         variables = [v for _, v in pairs]
         summed = backend.all_reduce_sum([g for g, _ in pairs])
         dense = [
-            ops.cast(backend.dense(g, v.shape[0] if v.shape else 1), wide_dtype(v.dtype))
+            ops.cast(backend.dense(g, v.shape[0] if len(v.shape) else 1), wide_dtype(v.dtype))
             for g, v in zip(summed, variables, strict=True)
         ]
         if self.loss_scale_factor is not None:

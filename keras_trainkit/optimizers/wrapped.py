@@ -49,12 +49,9 @@ def wrap(
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError("`optimizer` must be the one inside the LossScaleOptimizer: wrap it, then scale the loss.")
     if isinstance(optimizer, TransformOptimizer):
-        config = optimizer.get_config()
-        added = {
-            "before": optimizer.before + list(before or []),
-            "after": optimizer.after + list(after or []),
-        }
-        return type(optimizer).from_config(config | added | options)
+        added = {"before": optimizer.before + list(before or []), "after": optimizer.after + list(after or [])}
+        config = optimizer.get_config() | {n: keras.saving.serialize_keras_object(v) for n, v in added.items()}
+        return type(optimizer).from_config(config | options)
     taken = {name: getattr(optimizer, name) for name in _TAKEN_OVER}
     taken["learning_rate"] = backend.learning_rate_argument(optimizer)
     taken["name"] = f"wrapped_{optimizer.name}"
@@ -89,7 +86,7 @@ class Wrapped(TransformOptimizer):
         self._inner = _Untracked(backend.pure_copy(inner, _NEUTRAL))
 
     def transform(self) -> Transform:
-        return chain(*self.before, *self.after)
+        return chain()  # the copy computes, between `before` and `after`
 
     def build(self, variables: list[Any]) -> None:
         if self.built:
@@ -140,13 +137,5 @@ class _Untracked:
         self.value = value
 
 
-_NEUTRAL = {
-    "weight_decay": None,
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-}
+# Clipping and decay stand outside of a Keras optimizer's update step, which is all that the copy runs.
+_NEUTRAL = {"use_ema": False, "gradient_accumulation_steps": None}

@@ -1,0 +1,108 @@
+"""`LossScaleOptimizer`: a drop-in for Keras's, bounded, counted, saved, and the same on JAX."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_trainkit import optimizers, precision
+from keras_trainkit.testing.contracts import assert_close, fit, small_model
+from keras_trainkit.testing.problems import Stepper
+
+
+def scaled(**options):
+    return precision.LossScaleOptimizer(optimizers.SGD(0.5), **({"initial_scale": 8.0} | options))
+
+
+def value(variable):
+    return float(ops.convert_to_numpy(variable))
+
+
+def test_gradients_are_unscaled():
+    step = Stepper(scaled(), [np.array([1.0])], dtype="float32")
+    step([np.array([8.0])])
+    assert step.parameters()[0][0] == 0.5
+    assert value(step.optimizer.scale_loss(ops.convert_to_tensor(2.0))) == 16.0
+
+
+def test_scale_doubles_after_good_steps_and_halves_after_a_bad_one():
+    step = Stepper(scaled(dynamic_growth_steps=2), [np.array([1.0])], dtype="float32")
+    trail = []
+    for gradient in [0.0, 0.0, 0.0, np.inf, 0.0, 0.0, np.nan, np.nan]:
+        step([np.array([gradient])])
+        trail.append(value(step.optimizer.dynamic_scale))
+    assert trail == [8, 16, 16, 8, 8, 16, 8, 4]
+    assert value(step.optimizer.skipped_steps) == 3
+    assert value(step.optimizer.iterations) == 5
+    assert step.parameters()[0][0] == 1.0
+
+
+def test_scale_stays_between_its_bounds():
+    low = Stepper(scaled(minimum_scale=2.0), [np.array([1.0])], dtype="float32")
+    low.run([[np.array([np.inf])]] * 6)
+    assert value(low.optimizer.dynamic_scale) == 2.0
+    high = Stepper(scaled(maximum_scale=32.0, dynamic_growth_steps=1), [np.array([1.0])], dtype="float32")
+    high.run([[np.array([0.0])]] * 6)
+    assert value(high.optimizer.dynamic_scale) == 32.0
+
+
+def test_a_bad_micro_batch_is_left_out_of_the_window():
+    inner = optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    step = Stepper(precision.LossScaleOptimizer(inner, initial_scale=1.0), [np.array([0.0])], dtype="float32")
+    for gradient, expected in [(1.0, 0.0), (np.inf, 0.0), (3.0, -2.0), (5.0, -2.0)]:
+        step([np.array([gradient])])
+        assert step.parameters()[0][0] == expected
+
+
+def test_model_trains_in_float16_and_resumes_exactly(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+
+    def make():
+        return precision.LossScaleOptimizer(optimizers.Adam(0.01), initial_scale=2.0**15, dynamic_growth_steps=3)
+
+    model = small_model(make())
+    first = model.evaluate(np.zeros((4, 5), "float32"), np.ones((4, 3), "float32"), verbose=0)
+    fit(model, epochs=3)
+    assert model.optimizer.__class__ is precision.LossScaleOptimizer, "compile wrapped it a second time"
+    assert np.isfinite(first) and all(np.isfinite(w).all() for w in model.get_weights())
+    model.save(tmp_path / "half.keras")
+    again = keras.models.load_model(tmp_path / "half.keras")
+    assert value(again.optimizer.dynamic_scale) == value(model.optimizer.dynamic_scale) != 2.0**15
+    fit(model, epochs=2)
+    fit(again, epochs=2)
+    assert_close(again.get_weights(), model.get_weights(), 0.0)
+    assert value(again.optimizer.skipped_steps) == value(model.optimizer.skipped_steps)
+
+
+def test_reads_the_scale_of_keras_wrapper(tmp_path):
+    theirs = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=64.0, dynamic_growth_steps=5)
+    old = small_model(theirs)
+    fit(old, epochs=3)
+    old.save_weights(tmp_path / "k.weights.h5")
+    new = small_model(precision.LossScaleOptimizer(optimizers.SGD(0.01), initial_scale=64.0))
+    new.optimizer.build(new.trainable_variables)
+    new.load_weights(tmp_path / "k.weights.h5")
+    assert value(new.optimizer.dynamic_scale) == value(theirs.dynamic_scale) == 256.0
+    assert value(new.optimizer.step_counter) == value(theirs.step_counter)
+
+
+def test_a_keras_optimizer_inside_is_taken_through_wrap():
+    optimizer = precision.LossScaleOptimizer(keras.optimizers.Nadam(0.01, clipnorm=1.0))
+    assert isinstance(optimizer.inner_optimizer, optimizers.Wrapped)
+    assert optimizer.inner_optimizer.clipnorm == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_scale": 0.5}, "`initial_scale` must be a number at least 1.0"),
+        ({"initial_scale": 2.0**30}, "`initial_scale`"),
+        ({"minimum_scale": 0}, "`minimum_scale` must be a number above 0"),
+        ({"maximum_scale": 0.5}, "`maximum_scale` must be a number at least 1.0"),
+        ({"dynamic_growth_steps": 0}, "`dynamic_growth_steps` must be an integer at least 1"),
+        ({"growth": 3}, "does not support arguments"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scaled(**arguments)
