@@ -37,9 +37,10 @@ def strategy(replicas: int | None = None) -> Any:
     what replicas change, but no faster than one, because the cores are the same.
 
     TensorFlow fixes its devices when it makes the first tensor, which a Dropout layer, an optimizer or a dataset does.
-    Ask for several CPU replicas before that, best at the start of the program. And it holds collectives of one size in
-    a process: a second size would break them for good, so that the process has to end (TensorFlow 2.18 to 2.21).
-    Asking for the same number again gives the same strategy.
+    Ask for several CPU replicas before that, best at the start of the program. And make no second MirroredStrategy in a
+    process: the collectives of two mix their keys up and fail for good when they meet, with two sizes always and with
+    one size as soon as the models differ (TensorFlow 2.18 to 2.21). Asking here for the same number again gives the
+    same strategy, and another number is an error.
 
     Args:
         replicas: how many, at least 1; None means as many as there are visible GPUs, and 1 without one.
