@@ -28,9 +28,16 @@ def steps_per_epoch(examples: int, batch_size: int, accumulation: int) -> int:
 def endless(x: np.ndarray, y: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
     """Pass after pass over the examples, each in a new order that follows from the seed, in batches of one size.
 
-    `fit` takes it with `steps_per_epoch`. Shuffling numbers, not examples, costs no copy of the data.
+    `fit` takes it with `steps_per_epoch`, and then goes on where the last epoch ended. An iterator begins with the
+    first pass whenever it is made: `Dataset.shuffle` would count the iterators, of which `fit` makes more under
+    tf.distribute, and two replicas would see another order than one.
     """
     examples, labels = tf.constant(x), tf.constant(y)
-    order = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed, reshuffle_each_iteration=True).repeat()
-    batches = order.batch(batch_size, drop_remainder=True)
-    return batches.map(lambda rows: (tf.gather(examples, rows), tf.gather(labels, rows))).prefetch(2)
+    rows = tf.range(len(x), dtype="int64")
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, number]))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    batches = tf.data.Dataset.counter().flat_map(one_pass).batch(batch_size, drop_remainder=True)
+    return batches.map(lambda chosen: (tf.gather(examples, chosen), tf.gather(labels, chosen))).prefetch(2)

@@ -41,7 +41,7 @@ class Interruption:
 class StopWhenRequested(keras.callbacks.Callback):
     """Raises KeyboardInterrupt between two steps after Ctrl-C came, so that the epoch cut short does not count as one.
 
-    Put it first: what the others do at the beginning of the next step is then left undone.
+    Put it before those to whom the beginning of a step means that there will be one.
     """
 
     def __init__(self, interruption: Interruption) -> None:

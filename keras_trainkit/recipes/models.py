@@ -24,21 +24,26 @@ from keras_trainkit.recipes.errors import RecipeError
 _LARGE_IMAGE = 20
 
 
-def build(spec: str | None, input_shape: tuple[int, ...], outputs: int) -> keras.Model:
-    """The model of a recipe: that of `module:function`, or without one the default for data of this shape."""
+def build(spec: str | None, input_shape: tuple[int, ...], outputs: int) -> tuple[keras.Model, keras.Model]:
+    """The model of a recipe: that of `module:function`, or without one the default for data of this shape.
+
+    Returns:
+        The model to train, and its twin to measure and save: of the same weights, and the same outputs in inference.
+    """
     if spec is not None:
-        return from_function(spec, input_shape, outputs)
-    if len(input_shape) == 3:
-        return convnet(input_shape, outputs)
-    return perceptron(input_shape, outputs)
+        model = from_function(spec, input_shape, outputs)
+        return model, twin(model, input_shape)
+    default = convnet if len(input_shape) == 3 else perceptron
+    return default(input_shape, outputs), default(input_shape, outputs, plain=True)
 
 
-def convnet(input_shape: tuple[int, ...], outputs: int, filters: int = 32, drop: float = 0.1) -> keras.Model:
+def convnet(input_shape: tuple[int, ...], outputs: int, filters: int = 32, plain: bool = False) -> keras.Model:
     """A small residual net for images (height, width, channels), with about 110,000 weights; gives logits.
 
     Two stages, of `filters` and twice as many, with one pre-activated residual block each (He et al. 2016, arXiv
-    1603.05027), whose branches are dropped at random in training, the second with probability `drop`. In training,
-    images are moved by up to a tenth of their size. Batch normalization counts per replica.
+    1603.05027). In training images are moved by up to a tenth of their size, and branches are dropped at random. Batch
+    normalization counts per replica. With `plain` the model has the same weights, and layers of Keras alone: what only
+    training needs is left out, so that a saved file loads without this package.
 
     >>> convnet((8, 8, 1), outputs=10).output_shape
     (None, 10)
@@ -47,16 +52,18 @@ def convnet(input_shape: tuple[int, ...], outputs: int, filters: int = 32, drop:
     x = layers.RandomTranslation(0.1, 0.1, fill_mode="constant", name="move")(image)
     stride = 2 if min(input_shape[:2]) >= _LARGE_IMAGE else 1
     x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False)(x)
-    x = _residual(x, drop / 2)
+    x = _residual(x, 0.05, plain)
     x = layers.Conv2D(2 * filters, 3, strides=2, padding="same", use_bias=False)(_activated(x))
-    x = _activated(_residual(x, drop))
+    x = _activated(_residual(x, 0.1, plain))
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(0.2)(x)
     return keras.Model(image, _head(x, outputs), name="convnet")
 
 
-def perceptron(input_shape: tuple[int, ...], outputs: int, units: int = 128, drop: float = 0.1) -> keras.Model:
+def perceptron(input_shape: tuple[int, ...], outputs: int, units: int = 128, plain: bool = False) -> keras.Model:
     """A residual multilayer perceptron for vectors (other shapes are flattened), gives logits or one value.
+
+    With `plain` it has the same weights, and layers of Keras alone.
 
     >>> perceptron((13,), outputs=1).output_shape
     (None, 1)
@@ -67,9 +74,9 @@ def perceptron(input_shape: tuple[int, ...], outputs: int, units: int = 128, dro
     for _ in range(2):
         branch = layers.LayerNormalization()(x)
         branch = layers.Dense(units, activation="gelu")(branch)
-        branch = layers.Dropout(drop)(branch)
-        last = ScaledResidual(depth=2, initializer="glorot_uniform", branches=1)
-        x = layers.Add()([x, layers.Dense(units, kernel_initializer=last)(branch)])
+        branch = layers.Dropout(0.1)(branch)
+        branch = layers.Dense(units, kernel_initializer=_last("glorot_uniform", plain))(branch)
+        x = layers.Add()([x, branch])
     return keras.Model(vector, _head(layers.LayerNormalization()(x), outputs), name="perceptron")
 
 
@@ -160,13 +167,17 @@ def _activated(x: Any) -> Any:
     return layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
 
 
-def _residual(x: Any, drop: float) -> Any:
+def _residual(x: Any, drop: float, plain: bool) -> Any:
     filters = x.shape[-1]
     branch = layers.Conv2D(filters, 3, padding="same", use_bias=False)(_activated(x))
-    # Nothing normalizes the branch after its last convolution, so the start of training depends on its scale.
-    last = ScaledResidual(depth=2, initializer="he_normal", branches=1)
-    branch = layers.Conv2D(filters, 3, padding="same", kernel_initializer=last)(_activated(branch))
-    return StochasticDepth(drop)([x, branch])
+    last = layers.Conv2D(filters, 3, padding="same", kernel_initializer=_last("he_normal", plain))
+    merge = layers.Add() if plain else StochasticDepth(drop)
+    return merge([x, last(_activated(branch))])
+
+
+def _last(initializer: str, plain: bool) -> Any:
+    # Nothing normalizes a branch after its last layer, so the start of training depends on that layer's scale.
+    return initializer if plain else ScaledResidual(depth=2, initializer=initializer, branches=1)
 
 
 def _head(x: Any, outputs: int) -> Any:

@@ -83,8 +83,7 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
             f"`warmup` must be shorter than the run, which has {updates} updates. Received: warmup={warmup}"
         )
     with strategy.scope():
-        trained = models.build(recipe.model, dataset.input_shape, dataset.outputs)
-    twin = models.twin(trained, dataset.input_shape)
+        trained, twin = models.build(recipe.model, dataset.input_shape, dataset.outputs)
     with _as_recipe_error("`model`: "):
         complete = dataset.attach(twin, softmax=True)
     with strategy.scope():

@@ -41,7 +41,7 @@ def run(
     Everything is checked before it is made: after an error about data, model or recipe there is no directory.
 
     The first Ctrl-C ends training after the step at hand: the status is then "interrupted", and the directory tells of
-    the epochs so far; a second one ends the program at once.
+    the epochs so far, with the best model of them. A second one does not wait for the step.
 
     Args:
         recipe: what to do.
@@ -125,8 +125,8 @@ def _train(
             epochs=recipe.epochs,
             steps_per_epoch=job.steps_per_epoch,
             callbacks=[
-                StopWhenRequested(interruption),
                 stopwatch,
+                StopWhenRequested(interruption),
                 Validation(job.twin, evaluator),
                 best,
                 diverged,

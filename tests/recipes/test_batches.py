@@ -1,5 +1,8 @@
 """Batches: of one size, every example in every pass, a new order each time, the same for one seed."""
 
+import contextlib
+
+import keras
 import numpy as np
 import pytest
 
@@ -21,6 +24,31 @@ def test_every_pass_holds_every_example_in_a_new_order():
     passes = order(seed=1, passes=4)
     assert [sorted(one) for one in passes] == [list(range(10))] * 4
     assert len({tuple(one) for one in passes}) == 4
+
+
+def make_model():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.3), "mse")
+    return model
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_fit_goes_on_where_the_last_epoch_ended(replicas, request):
+    """13 examples in batches of 4, on any number of replicas: the steps of `fit` are those of the one long stream."""
+    x = np.linspace(-1, 1, 13, dtype="float32")[:, None]
+    y = np.sin(5 * x)
+    stream = list(batches.endless(x, y, 4, seed=5).take(12))
+    by_hand, restarted = make_model(), make_model()
+    for batch in stream:
+        by_hand.train_on_batch(*batch)
+    for batch in stream[:3] * 4:
+        restarted.train_on_batch(*batch)
+    with request.getfixturevalue("two_replicas").scope() if replicas == 2 else contextlib.nullcontext():
+        fitted = make_model()
+    fitted.fit(batches.endless(x, y, 4, seed=5), epochs=4, steps_per_epoch=3, verbose=0, shuffle=False)
+    for expected, wrong, found in zip(*(model.get_weights() for model in (by_hand, restarted, fitted)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert not np.allclose(found, wrong, rtol=1e-3)
 
 
 def test_the_seed_decides_the_order():

@@ -11,7 +11,7 @@ from keras_trainkit.recipes import RecipeError, models
 
 @pytest.mark.parametrize("input_shape", [(8, 8, 1), (28, 28, 3), (1, 5, 2), (9, 8, 1)])
 def test_images_get_a_convnet_that_gives_logits(input_shape):
-    model = models.build(None, input_shape, 4)
+    model, _ = models.build(None, input_shape, 4)
     outputs = model(np.random.default_rng(0).normal(size=(3, *input_shape)).astype("float32"))
     assert model.name == "convnet" and tuple(outputs.shape) == (3, 4)
     assert float(keras.ops.min(outputs)) < 0
@@ -19,23 +19,27 @@ def test_images_get_a_convnet_that_gives_logits(input_shape):
 
 @pytest.mark.parametrize("input_shape", [(5,), (3, 4)])
 def test_other_shapes_get_a_perceptron(input_shape):
-    model = models.build(None, input_shape, 1)
+    model, _ = models.build(None, input_shape, 1)
     assert model.name == "perceptron" and model.output_shape == (None, 1)
 
 
 @pytest.mark.parametrize("input_shape", [(8, 8, 1), (5,)])
 def test_the_head_stays_in_float32(input_shape):
     keras.config.set_dtype_policy("mixed_float16")
-    model = models.build(None, input_shape, 3)
+    model, _ = models.build(None, input_shape, 3)
     assert model.layers[-1].compute_dtype == "float32"
     assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"float16", "float32"}
 
 
-def test_the_branches_of_the_convnet_are_dropped_in_training_only():
-    model = models.convnet((8, 8, 1), 3, drop=0.9)
-    image = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
-    np.testing.assert_array_equal(model(image, training=False), model(image, training=False))
-    assert sorted({layer.rate for layer in model.layers if type(layer).__name__ == "StochasticDepth"}) == [0.45, 0.9]
+@pytest.mark.parametrize("input_shape", [(8, 8, 1), (5,)])
+def test_the_twin_is_the_same_model_without_the_parts_of_the_kit(input_shape):
+    model, twin = models.build(None, input_shape, 3)
+    model.set_weights([np.random.default_rng(0).normal(size=weight.shape) for weight in model.get_weights()])
+    twin.set_weights(model.get_weights())
+    x = np.random.default_rng(1).normal(size=(4, *input_shape)).astype("float32")
+    np.testing.assert_allclose(model(x, training=False), twin(x, training=False), rtol=1e-5, atol=1e-5)
+    assert "keras_trainkit" in model.to_json()
+    assert "keras_trainkit" not in twin.to_json()
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ not_callable = 3
 
 def test_the_function_is_called_with_shape_and_outputs(module):
     module(GOOD)
-    model = models.build("user_net:build", (4, 4, 1), 7)
+    model, _ = models.build("user_net:build", (4, 4, 1), 7)
     assert model.built and tuple(model(np.zeros((1, 4, 4, 1))).shape) == (1, 7)
 
 
