@@ -45,7 +45,7 @@ def __dir__() -> list[str]:
 
 def _runs_as_command() -> bool:
     # `keras-trainkit --help` must not wait 3 s for TensorFlow: the command loads the parts when it needs them.
-    # While `python -m keras_trainkit` looks the package up, sys.argv[0] is "-m"; for other modules it is a path by then.
+    # While `python -m keras_trainkit` looks the package up, sys.argv[0] is "-m"; for other modules it is a path.
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     return program == "-m" or program.removesuffix(".exe") == "keras-trainkit"
 

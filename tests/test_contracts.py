@@ -113,8 +113,7 @@ def _trajectories() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(8)
     initial = [rng.normal(size=(4, 3)), rng.normal(size=3)]
     gradients = [[rng.normal(size=p.shape) for p in initial] for _ in range(20)]
-    keras.config.set_floatx("float64")
-    ends = {case.name: Stepper(case.optimizer(0.03), initial).run(gradients) for case in CASES}
+    ends = {case.name: Stepper(case.optimizer(0.03), initial, dtype="float32").run(gradients) for case in CASES}
     return {f"{name}.{i}": p for name, ps in ends.items() for i, p in enumerate(ps)}
 
 
@@ -129,4 +128,4 @@ def test_jax_equals_tensorflow(tmp_path):
     with np.load(tmp_path / "end.npz") as theirs:
         assert set(theirs) == set(ours)
         for name in ours:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=2e-6)

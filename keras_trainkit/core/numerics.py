@@ -15,7 +15,7 @@ def wide_dtype(dtype: str) -> str:
     >>> wide_dtype("bfloat16"), wide_dtype("float64")
     ('float32', 'float64')
     """
-    return keras.backend.result_type(keras.backend.standardize_dtype(dtype), "float32")
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def one_minus_power(beta: float, step: Any) -> Any:

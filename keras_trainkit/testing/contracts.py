@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from keras_trainkit.testing.cases import Case, Golden
-from keras_trainkit.testing.problems import PROBLEMS, Stepper, minimize
+from keras_trainkit.testing.problems import EXACT, PROBLEMS, WIDEST, Stepper, minimize
 
 __all__ = ["Case", "Golden", "agrees_with_golden", "converges", "equals_twin", "keeps_configuration"]
 
@@ -63,13 +63,13 @@ def feels_every_argument(case: Case) -> None:
 
 
 def equals_twin(case: Case) -> None:
-    """50 random steps in float64 are the NumPy twin's, with clipping and decay of the case's twin."""
-    keras.config.set_floatx("float64")
+    """50 random steps are the NumPy twin's, with clipping and decay of the case's twin; in float64 on TensorFlow."""
+    keras.config.set_floatx(WIDEST)
     initial, gradients = _walk(50)
     ours = Stepper(case.optimizer(0.03), initial).run(gradients)
     theirs = case.twin().run(initial, gradients, 0.03)
     for mine, twin in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, twin, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(mine, twin, rtol=EXACT, atol=EXACT)
 
 
 def agrees_with_golden(case: Case, vectors: dict[str, Any], golden: Golden, tolerance: float = 1e-5) -> None:
@@ -103,7 +103,7 @@ def compiled_equals_graph(case: Case) -> None:
 def keeps_dtypes(case: Case) -> None:
     """Variables keep their dtype, slots have at least float32, and the state is as large as the case says."""
     initial, gradients = _walk(3)
-    for dtype, width in [("float64", 8), ("float32", 4), ("bfloat16", 4)]:
+    for dtype, width in {WIDEST: 8 if WIDEST == "float64" else 4, "float32": 4, "bfloat16": 4}.items():
         step = Stepper(case.optimizer(0.05), initial, dtype=dtype)
         before = step.parameters()
         after = step.run(gradients)
@@ -214,12 +214,12 @@ def follows_window_policy(case: Case) -> None:
 
     mean = [np.mean([step[i] for step in gradients[:3]], axis=0) for i in range(len(initial))]
     applied = Stepper(case.optimizer(0.05), initial).run([mean])
-    assert_close(after("apply", 3), applied, 1e-9)
+    assert_close(after("apply", 3), applied, max(EXACT, 1e-9))
     assert_close(after("drop", 3), initial, 0.0)
     assert_close(after("carry", 3), initial, 0.0)
     assert_close(after("carry", 3, more=1), after("apply", 4), 0.0)
     kept = [np.mean([step[i] for step in gradients[3:7]], axis=0) for i in range(len(initial))]
-    assert_close(after("drop", 3, more=4), Stepper(case.optimizer(0.05), initial).run([kept]), 1e-9)
+    assert_close(after("drop", 3, more=4), Stepper(case.optimizer(0.05), initial).run([kept]), max(EXACT, 1e-9))
 
 
 def sparse_equals_dense(case: Case) -> None:

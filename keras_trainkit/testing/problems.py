@@ -9,6 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+# Keras computes in float64 on TensorFlow, but in float32 at most on JAX.
+WIDEST = "float64" if keras.backend.backend() == "tensorflow" else "float32"
+EXACT = 1e-10 if WIDEST == "float64" else 3e-5
+"""How far a value may be off, relative or absolute, and still count as the same."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -78,7 +83,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {"parabola": parabola, "rosenbrock"
 
 
 def minimize(optimizer: Any, problem: Problem) -> float:
-    """The smallest loss that `optimizer` saw in `problem.steps` updates, in float64."""
+    """The smallest loss that `optimizer` saw in `problem.steps` updates."""
     step = Stepper(optimizer, problem.initial)
     best = np.inf
     for _ in range(problem.steps):
@@ -101,7 +106,7 @@ class Stepper:
     """
 
     def __init__(
-        self, optimizer: Any, initial: list[np.ndarray], dtype: str = "float64", jit_compile: bool = False
+        self, optimizer: Any, initial: list[np.ndarray], dtype: str = WIDEST, jit_compile: bool = False
     ) -> None:
         self.optimizer, self.dtype = optimizer, dtype
         self.variables = [keras.Variable(p, dtype=dtype, name=f"p{i}") for i, p in enumerate(initial)]

@@ -6,7 +6,7 @@ import pytest
 
 from keras_trainkit import optimizers, transforms
 from keras_trainkit.testing import reference
-from keras_trainkit.testing.problems import Stepper
+from keras_trainkit.testing.problems import EXACT, WIDEST, Stepper
 
 RNG = np.random.default_rng(4)
 INITIAL = [RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(5, 2)), RNG.normal(size=4), np.array(1.5)]
@@ -14,7 +14,7 @@ GRADIENTS = [[RNG.normal(size=p.shape) for p in INITIAL] for _ in range(9)]
 
 
 def run(before=(), after=(), **options):
-    keras.config.set_floatx("float64")
+    keras.config.set_floatx(WIDEST)
     return Stepper(optimizers.SGD(0.1, before=list(before), after=list(after), **options), INITIAL).run(GRADIENTS)
 
 
@@ -24,7 +24,7 @@ def twin(**options):
 
 def assert_same(ours, theirs):
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(a, b, rtol=EXACT, atol=EXACT)
 
 
 def test_centralize_on_every_rank():
