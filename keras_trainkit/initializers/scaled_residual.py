@@ -14,10 +14,10 @@ from keras_trainkit.core.numerics import wide_dtype
 
 @keras.saving.register_keras_serializable("keras_trainkit")
 class ScaledResidual(keras.initializers.Initializer):
-    r"""Another initializer's values over $\sqrt{b L}$, for the last projection of each residual branch.
+    """Another initializer's values over sqrt(branches depth), for the last projection of each residual branch.
 
-    A residual stream adds up $b L$ branches, where $L$ is `depth` and $b$ is `branches`. With this scale on the
-    projection that writes each branch into the stream, the variance of the stream does not grow with the depth. Use
+    A residual stream adds up `branches` times `depth` branches. With this scale on the projection that writes each
+    branch into the stream, the variance of the stream does not grow with the depth. Use
     it for the output projection of attention and of the MLP in a transformer (two branches per block, the default) or
     the last convolution of a residual block (`branches=1`); the other layers keep their usual initializer.
 

@@ -41,7 +41,7 @@ def drop_branch(branch: Any, keep: float, whole_batch: bool, seed: Any) -> Any:
 
 @keras.saving.register_keras_serializable("keras_trainkit")
 class StochasticDepth(keras.layers.Layer):
-    r"""Drops whole residual branches at random during training; the identity otherwise.
+    """Drops whole residual branches at random during training; the identity otherwise.
 
     Called on a branch, before the addition, it is what other libraries call DropPath: each sample's branch is zero
     with probability `rate`, and else scaled by `1 / (1 - rate)`, so that its expectation does not change. Called on

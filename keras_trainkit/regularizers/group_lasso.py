@@ -28,27 +28,24 @@ def group_norms(weights: Any, axis: Sequence[int]) -> Any:
 
 @keras.saving.register_keras_serializable("keras_trainkit")
 class GroupLasso(keras.regularizers.Regularizer):
-    r"""The sum over groups of $\lambda \sqrt{p_g} \, \lVert w_g \rVert_2$, with $p_g$ weights in group $g$.
+    """The sum over groups of weights of factor sqrt(size of the group) times the l2 norm of the group.
 
     Like an l1 penalty, but on groups: it drives all weights of a group to zero at the same time, so that a unit, a
     filter or an input can be removed. Weights that share an index along `axis` are one group:
 
-    | weights | axis | a group is |
-    | --- | --- | --- |
-    | `Dense` kernel (inputs, units) | -1 (default) | what enters one unit (a column) |
-    | `Dense` kernel (inputs, units) | 0 | what leaves one input (a row): chooses features |
-    | `Conv2D` kernel (h, w, in, out) | -1 | one filter |
-    | `Conv2D` kernel (h, w, in, out) | -2 | one input channel |
-    | `Conv2D` kernel (h, w, in, out) | [-2, -1] | one h x w slice |
-    | `Embedding` (ids, size) | 0 | one id's vector |
+    - `Dense` kernel (inputs, units): -1, the default, is what enters one unit (a column); 0 is what leaves one input
+      (a row), which chooses features.
+    - `Conv2D` kernel (height, width, inputs, filters): -1 is one filter, -2 one input channel, [-2, -1] one slice of
+      height times width.
+    - `Embedding` (ids, size): 0 is the vector of one id.
 
     The root of the group's size lets groups of different sizes compete fairly (Yuan and Lin 2006, "Model selection
-    and estimation in regression with grouped variables"); set `scale_by_size=False` for the plain sum of norms, the
-    $l_{2,1}$ norm, which Wen et al. 2016 (arXiv 1608.03665) use for filters. A gradient method brings a group near
+    and estimation in regression with grouped variables"); set `scale_by_size=False` for the plain sum of norms (the
+    l2,1 norm), which Wen et al. 2016 (arXiv 1608.03665) use for filters. A gradient method brings a group near
     zero, not to it: prune what is small beside the others after training.
 
     Args:
-        factor: the strength lambda, at least 0.
+        factor: the strength (lambda in the papers), at least 0.
         axis: an int or a list of ints, the axes whose indices name the groups; negative ones count from the end.
         scale_by_size: whether each norm is multiplied by the root of the group's size.
 

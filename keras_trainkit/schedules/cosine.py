@@ -25,13 +25,15 @@ def half_cosine(left: Any) -> Any:
 @keras.saving.register_keras_serializable("keras_trainkit")
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
-    r"""Cosine decay from `initial_learning_rate` to `alpha * initial_learning_rate` over `decay_steps` updates.
+    """Cosine decay from `initial_learning_rate` to `alpha * initial_learning_rate` over `decay_steps` updates.
 
-    At step $t \le T$ the rate is $\eta (\alpha + (1 - \alpha) (1 + \cos(\pi t / T)) / 2)$; after $T$ it stays at
-    $\alpha \eta$ (torch's `CosineAnnealingLR` climbs again there). Loshchilov and Hutter 2016, arXiv 1608.03983,
-    without the restarts. Arguments and values are those of Keras's `CosineDecay` without its warmup: put `Warmup`
-    around this one. The values keep float32's relative accuracy to the last step; Keras's lose it as the rate nears 0
-    (by 21% a thousand steps before the end of ten million), and in a bfloat16 `floatx` from the start.
+    With T = `decay_steps`, the rate at step t <= T is
+    initial_learning_rate (alpha + (1 - alpha) (1 + cos(pi t / T)) / 2); after T it stays at the floor, where torch's
+    `CosineAnnealingLR` climbs again. Loshchilov and Hutter 2016, arXiv 1608.03983, without the restarts.
+
+    Arguments and values are those of Keras's `CosineDecay` without its warmup: put `Warmup` around this one. The
+    values keep float32's relative accuracy to the last step; Keras's lose it as the rate nears 0 (by 21% a thousand
+    steps before the end of ten million), and in a bfloat16 `floatx` from the start.
 
     Args:
         initial_learning_rate: the rate at step 0, at least 0.

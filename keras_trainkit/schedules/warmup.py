@@ -16,24 +16,24 @@ from keras_trainkit.schedules.base import LARGEST_STEP, Schedule, done_and_left,
 @keras.saving.register_keras_serializable("keras_trainkit")
 @dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
-    r"""A linear ramp from `initial` into `schedule` over the first `steps` updates.
+    """A linear ramp from `initial` into `schedule` over the first `steps` updates.
 
-    With $f = \min(t / w, 1)$ for $w$ = `steps`, the rate at step $t$ is $(1 - f) \, initial + f \, s(t')$, where $s$
-    is the inner schedule and $t'$ the step that it sees. There is no jump where the ramp ends, and from step $w$ on
-    the rate is the inner schedule's own, bit for bit. `inner` chooses the step that it sees:
+    With f = min(t / steps, 1), the rate at step t is (1 - f) initial + f schedule(u), where u is the step that the
+    inner schedule sees. There is no jump where the ramp ends, and from then on the rate is the inner schedule's own,
+    bit for bit. `inner` chooses u:
 
-    - `"after"` (the default): the inner schedule begins when the ramp ends, $t' = \max(t - w, 0)$, and the ramp leads
+    - `"after"` (the default): the inner schedule begins when the ramp ends, u = max(t - steps, 0), and the ramp leads
       to its first value. A run takes `steps` more updates than the inner schedule alone. So do torch's `SequentialLR`,
       optax's `join_schedules`, Keras's `CosineDecay(warmup_target=...)`, transformers' `get_*_schedule_with_warmup`
       and timm with `warmup_prefix=True`. (optax's `warmup_cosine_decay_schedule` counts the warmup among its
       `decay_steps`: subtract it.)
-    - `"beneath"`: the inner schedule runs from step 0 beneath the ramp, $t' = t$, so that the length of the run does
+    - `"beneath"`: the inner schedule runs from step 0 beneath the ramp, u = t, so that the length of the run does
       not change with the warmup. timm does so by default, but ramps to the inner schedule's first value and then
       drops to the current one; here the ramp bends with the schedule. From the end of the ramp on the two agree.
 
     The first update has rate `initial`: with the default 0 it changes nothing, as with optax and transformers. For a
-    ramp 1/w, 2/w, ... to a peak p, give `initial=p / w` and `steps=w - 1`. Gradual warmup: Goyal et al. 2017, arXiv
-    1706.02677.
+    ramp of w updates at 1/w, 2/w, ... of a peak p, give `initial=p / w` and `steps=w - 1`. Gradual warmup: Goyal et
+    al. 2017, arXiv 1706.02677.
 
     Args:
         schedule: a `LearningRateSchedule` (ours, Keras's or your own) or a number, the rate after the ramp.
