@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_trainkit import distribution, recipes
+from keras_trainkit import distribution, recipes, reporting
 from keras_trainkit.data import DataError
 from keras_trainkit.recipes import Recipe, RecipeError, preparation
 from keras_trainkit.recipes.evaluation import Evaluator
@@ -48,6 +48,17 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("runner_net", None)
 
 
+@pytest.fixture
+def real_report():
+    """For tests of the report's content; drawing takes longer than the small runs here."""
+
+
+@pytest.fixture(autouse=True)
+def quick_report(request, monkeypatch):
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr(reporting, "report", lambda path: (path / "report.html").write_text("quick"))
+
+
 EASY = Recipe(data="easy.npz", model="runner_net:small", learning_rate=0.1, epochs=4, batch_size=16)
 
 
@@ -59,7 +70,7 @@ def read(path, name):
     return json.loads((path / name).read_text())
 
 
-def test_a_run_leaves_everything_it_promises(here):
+def test_a_run_leaves_everything_it_promises(here, real_report):
     result = recipes.run(EASY, progress=False)
     path = here / "runs" / "easy-1"
     assert {child.name for child in path.iterdir()} == FILES
@@ -192,7 +203,7 @@ class Press(keras.callbacks.Callback):
                 os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_keeps_what_was_reached(here):
+def test_ctrl_c_keeps_what_was_reached(here, real_report):
     result = recipes.run(EASY, "run", callbacks=[Press(epoch=2, batch=3)], progress=False)
     assert (result.status, result.epochs_completed, result.epochs) == ("interrupted", 2, 4)
     assert result.updates == 2 * 11 + 4
@@ -207,7 +218,7 @@ def test_ctrl_c_keeps_what_was_reached(here):
     assert "interrupted" in (here / "run" / "report.html").read_text()
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_no_model(here):
+def test_ctrl_c_in_the_first_epoch_leaves_no_model(here, real_report):
     result = recipes.run(EASY, "run", callbacks=[Press(epoch=0, batch=2)], progress=False)
     assert (result.status, result.epochs_completed, result.best, result.test) == ("interrupted", 0, None, None)
     assert {child.name for child in (here / "run").iterdir()} == FILES - {"model.keras", "tensorboard"}
@@ -250,7 +261,7 @@ def test_a_crash_inside_training_is_told_in_the_result(here):
     assert (here / "run" / "model.keras").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(here):
+def test_a_loss_that_is_not_finite_ends_the_run_as_failed(here, real_report):
     result = recipes.run(change(EASY, model="runner_net:endless"), "run", progress=False)
     assert result.status == "failed" and result.epochs_completed == 1
     assert "diverged" in result.error and "epoch 1" in result.error
