@@ -39,8 +39,8 @@ def parts(pattern: str | None = None) -> list[Part]:
     A pattern with `*`, `?` or `[` must match the whole name; any other is looked for inside the name. The name of a
     kind (`optimizers`) stands for all of that kind.
 
-    >>> [part.name for part in parts("radam")]
-    ['RAdam']
+    >>> [part.name for part in parts("*adamw")]
+    ['AdamW']
     """
     found = [part for kind in KINDS for part in _of_kind(kind)]
     if pattern is None:

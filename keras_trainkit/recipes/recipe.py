@@ -58,10 +58,10 @@ class Recipe:
 
     >>> Recipe(optimizer="radam", epochs=5).to_dict()["optimizer"]
     'radam'
-    >>> Recipe(optimizer="radm")
+    >>> Recipe(optimizer="lin")
     Traceback (most recent call last):
     ...
-    keras_trainkit.recipes.errors.RecipeError: no optimizer is called 'radm'. Did you mean 'radam' or 'adam'?
+    keras_trainkit.recipes.errors.RecipeError: no optimizer is called 'lin'. Did you mean 'lion'?
     """
 
     data: str | None = None
