@@ -177,6 +177,12 @@ def test_first_step_and_validation_are_no_training_time(tmp_path, monkeypatch):
         assert line["samples_per_second"] == pytest.approx(8.0), line
 
 
+def test_an_epoch_that_only_traces_has_no_speed(tmp_path):
+    fit(make_model(optimizers.SGD(0.01)), tmp_path, rows=8, every=1, epochs=3)
+    assert ["samples_per_second" in line for line in lines(tmp_path, "epoch")] == [False, True, True]
+    assert ["samples_per_second" in line for line in lines(tmp_path, "step")] == [False, True, True]
+
+
 def test_own_train_step_is_not_taken_for_samples(tmp_path):
     class Model(keras.Sequential):
         def train_step(self, *args, **kwargs):

@@ -112,7 +112,10 @@ NPZ_FAULTS = {
     ),
     "nan in target": (put("y_train", 11, np.nan, float), "array `y_train` holds 1 NaN value, first at index 11"),
     "negative": (put("y_train", [4, 9], -1), r"`y_train` holds 2 negative label\(s\), first -1 at row 4"),
-    "gap": (put("y_train", 13, 99), r"out of range: `y_train` must hold class ids 0 to 4.*first 99 at row 13"),
+    "gap": (
+        put("y_train", 13, 99),
+        r"out of range: `y_train` must hold class ids 0 to 4 \(it has 5 different labels\).*first 99 at row 13",
+    ),
     "unknown in test": (put("y_test", 5, 4), r"out of range: `y_test` must hold class ids 0 to 3.*first 4 at row 5"),
     "negative in test": (put("y_test", 5, -2), "out of range: `y_test`.*first -2 at row 5"),
     "lengths": (

@@ -145,6 +145,14 @@ def test_header_row_is_found(tmp_path, content, header, names):
     assert list(dataset.describe()["columns"]) == names
 
 
+def test_few_rows_of_different_whole_numbers_are_no_classes(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "\n".join(f"{i},{i % 6}" for i in range(24)))
+    assert data.load(path, "y").task == "regression"
+    path.write_text("x,y\n" + "\n".join(f"{i},{i % 6}" for i in range(30)))
+    assert data.load(path, "y").task == "classification"
+
+
 def test_task_rule_and_forcing_it(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x,few,many,part\n" + "\n".join(f"{i % 9},{i % 3 + 4},{i},{i % 3 + 0.5}" for i in range(60)))
@@ -196,6 +204,8 @@ def test_npz_vectors_labels_from_one_and_validation_arrays(tmp_path):
     assert set(dataset.train[1]) == {0, 1, 2, 3}
     np.testing.assert_allclose(dataset.train[0].std(axis=0), [1, 1, 0, 1, 1], atol=1e-5)
     assert np.abs(dataset.train[0][:, 2]).max() < 1e-5
+    # a value that training never saw must not come out as a million
+    assert np.abs(dataset.encoder.encode(np.full((1, 5), 0.6))[:, 2]).max() < 1
 
 
 def test_npz_regression(tmp_path):
