@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
@@ -130,11 +131,16 @@ def when(
         tf.cond(predicate, branch(then), branch(otherwise))
         return
 
-    current = [variable.value for variable in variables]
+    # JAX's trainer empties the variables while it traces: all that its scope knows must be known inside the branches.
+    known = dict(get_stateless_scope().state_mapping) if _records_writes() else {}
+    current = [(variable, variable.value) for variable in variables]
 
     def pure(body: Callable[[], None] | None) -> Callable[[], list[Any]]:
         def run() -> list[Any]:
-            with keras.StatelessScope(state_mapping=list(zip(variables, current, strict=True))) as scope:
+            with keras.StatelessScope(state_mapping=current) as scope:
+                scope.state_mapping.update(
+                    {key: value for key, value in known.items() if key not in scope.state_mapping}
+                )
                 if body is not None:
                     body()
             return [ops.convert_to_tensor(scope.get_current_value(variable)) for variable in variables]
@@ -253,6 +259,4 @@ def _native(variable: Any) -> Any:
 
 
 def _records_writes() -> bool:
-    from keras.src.backend.common.stateless_scope import in_stateless_scope
-
     return in_stateless_scope()

@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_trainkit.core import backend
 
@@ -61,8 +62,10 @@ def test_swap_callback_reads_the_averages_where_we_publish_them():
 
 def test_stateless_scope_is_seen():
     assert not backend._records_writes()
-    with keras.StatelessScope():
+    variable = keras.Variable(1.0)
+    with keras.StatelessScope(state_mapping=[(variable, ops.convert_to_tensor(2.0))]):
         assert backend._records_writes()
+        assert float(backend.get_stateless_scope().state_mapping[id(variable)]) == 2.0
 
 
 def test_stateless_apply_of_the_base_class():
