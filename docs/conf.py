@@ -1,0 +1,42 @@
+"""Sphinx configuration. Build with `sphinx-build -W -b html docs docs/_build/html`; needs no network."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import coverage_check
+
+from keras_trainkit import __version__
+
+project = "keras_trainkit"
+author = "the keras_trainkit authors"
+release = version = __version__
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = f"keras_trainkit {release}"
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Docstrings write names in single backticks, as Keras's do.
+default_role = "literal"
+autosummary_generate = True
+autosummary_imported_members = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Call arguments", "params_style")]
+
+
+def setup(app):
+    """Warns, and so fails the build under -W, for each public name that no reference page lists."""
+    app.connect("builder-inited", coverage_check.warn_about_missing)
