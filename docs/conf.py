@@ -1,5 +1,6 @@
 """Sphinx configuration. Build with `sphinx-build -W -b html docs docs/_build/html`; needs no network."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"keras_trainkit {release}"
 html_copy_source = False
+html_show_copyright = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -37,6 +39,15 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Call arguments", "params_style")]
 
 
+def real_signature(app, what, name, thing, options, signature, return_annotation):
+    """The constructor's arguments for classes such as Keras's layers, whose `__new__` hides them."""
+    if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(thing):
+        parameters = list(inspect.signature(thing.__init__).parameters.values())[1:]
+        return str(inspect.Signature(parameters)).replace("'", ""), return_annotation
+    return None
+
+
 def setup(app):
     """Warns, and so fails the build under -W, for each public name that no reference page lists."""
     app.connect("builder-inited", coverage_check.warn_about_missing)
+    app.connect("autodoc-process-signature", real_signature)
