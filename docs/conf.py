@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import coverage_check
+from sphinx.util.inspect import stringify_signature
 
 from keras_trainkit import __version__
 
@@ -43,7 +44,7 @@ def real_signature(app, what, name, thing, options, signature, return_annotation
     """The constructor's arguments for classes such as Keras's layers, whose `__new__` hides them."""
     if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(thing):
         parameters = list(inspect.signature(thing.__init__).parameters.values())[1:]
-        return str(inspect.Signature(parameters)).replace("'", ""), return_annotation
+        return stringify_signature(inspect.Signature(parameters)), return_annotation
     return None
 
 
