@@ -194,7 +194,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         values["samples_per_second"] = self._meter.take_window()
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             values["loss_scale"] = to_float(getattr(optimizer, "dynamic_scale", None))
-            values["skipped_steps"] = to_float(getattr(optimizer, "skipped_steps", None))
+            skipped = to_float(getattr(optimizer, "skipped_steps", None))
+            values["skipped_steps"] = None if skipped is None else int(skipped)
         return values
 
     def _iterations(self) -> int:

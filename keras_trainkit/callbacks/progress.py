@@ -229,5 +229,7 @@ def duration(seconds: float) -> str:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among logs: the loss and training's metrics first, validation's after them."""
     numbers = {name: to_float(value) for name, value in values.items()}
-    return {name: value for name, value in numbers.items() if value is not None}
+    order = sorted(numbers, key=lambda name: (name.startswith("val_"), not name.endswith("loss")))
+    return {name: number for name in order if (number := numbers[name]) is not None}

@@ -149,3 +149,8 @@ def test_evaluate_shows_nothing(capsys):
     _, model = fit(Console(file=io.StringIO()), epochs=1)
     model.evaluate(np.ones((8, 4)), np.ones((8, 1)), verbose=0, callbacks=[callbacks.Progress()])
     assert capsys.readouterr().out == ""
+
+
+def test_the_loss_comes_first_and_validation_last():
+    logs = {"val_auc": 4, "accuracy": 2, "val_loss": 3.0, "loss": np.float32(1), "text": "none"}
+    assert list(progress._numbers(logs).items()) == [("loss", 1), ("accuracy", 2), ("val_loss", 3), ("val_auc", 4)]
