@@ -19,6 +19,11 @@ if ON_TENSORFLOW:
     import tensorflow as tf
 
 
+def plain_python(function: Callable) -> Callable:
+    """Keeps AutoGraph from rewriting `function` and all that it calls: the kit's steps need none of it."""
+    return tf.autograph.experimental.do_not_convert(function) if ON_TENSORFLOW else function
+
+
 def eager_scope() -> contextlib.AbstractContextManager:
     """Leaves the function being traced: `fit` may build an optimizer inside one, where copies of weights read zero."""
     return tf.init_scope() if ON_TENSORFLOW else contextlib.nullcontext()
@@ -155,7 +160,7 @@ def replica_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], A
     """`function` made to run once on each replica of the strategy that the optimizer was made under."""
     if not ON_TENSORFLOW:
         return function
-    compiled = tf.function(function)
+    compiled = tf.function(function, autograph=False)
     return lambda: optimizer._distribution_strategy.run(compiled)
 
 

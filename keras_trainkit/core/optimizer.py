@@ -247,6 +247,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     # -------------------------------------------------------------------------------------------------------- step
 
+    @backend.plain_python
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates the variables: reduce, compute, write.
 

@@ -186,7 +186,7 @@ def _keras_order(optimizer: Any) -> list[str]:
             f"has slots that Keras's has not: {', '.join(f'`{name}`' for name in sorted(unknown))}. To load the "
             "weights alone, load them before `compile`."
         )
-    ordered = [key for key in ("iteration", "learning_rate") if key in keys]
+    ordered: list[str] = [key for key in ("iteration", "learning_rate") if key in keys]
     for group in groups:
         members = [key for key in slots if key.split(".")[1] in group]
         ordered += sorted(members, key=lambda key: (int(key.split(".")[0]), group.index(key.split(".")[1])))

@@ -79,6 +79,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             self.skipped_steps = self.add_variable((), dtype="int32", name="skipped_steps")
             self._restore(self._waiting())
 
+    @backend.plain_python
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates the variables if the gradients of all replicas are finite; else lowers the scale."""
         if not self.built:
