@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -19,6 +20,8 @@ def import_tensorflow() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     talks = LEVEL in os.environ
     os.environ.setdefault(LEVEL, "3")
+    # Keras 3.10 says so of every functional model of one input that was loaded, and means nothing by it.
+    warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match", category=UserWarning)
     with contextlib.nullcontext() if talks else stderr_held_back():
         import keras  # noqa: F401
         import tensorflow as tf

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
@@ -31,7 +32,24 @@ def run(folder, *arguments):
     return subprocess.run([*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("options", [(), ("--replicas", "2"), ("--precision", "mixed_float16")], ids=" ".join)
+# Convolutions in float16 on a processor: 900 examples a second with TensorFlow 2.21, 30 with 2.18.
+SLOW_HALVES = tuple(int(part) for part in metadata.version("tensorflow").split(".")[:2]) < (2, 21)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--replicas", "2"),
+        pytest.param(
+            ("--precision", "mixed_float16"),
+            marks=pytest.mark.skipif(
+                SLOW_HALVES, reason="float16 on a processor takes 13 minutes before TensorFlow 2.21"
+            ),
+        ),
+    ],
+    ids=" ".join,
+)
 def test_the_default_run_reaches_its_accuracy(tmp_path, options):
     done = run(tmp_path, "train", "--json", "--run-dir", "out", *options)
     assert done.returncode == 0, done.stderr
