@@ -36,7 +36,7 @@ def fresh_keras():
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """MirroredStrategy over two logical CPUs; one size per process, because two sizes clash in one."""
-    import tensorflow as tf
+    """MirroredStrategy over two logical CPUs; one in a process, because two of them clash."""
+    from keras_trainkit import distribution
 
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return distribution.strategy(2)

@@ -72,6 +72,16 @@ def add_slot(
         return optimizer.add_variable(**arguments)
 
 
+def has_value(variable: Any) -> bool:
+    """Whether the variable can be read; one that the function being traced has made cannot, until that has run."""
+    if not ON_TENSORFLOW:
+        return True
+    native = _native(variable)
+    if hasattr(native, "_get_on_device_or_primary"):
+        native = native._get_on_device_or_primary()
+    return bool(native.is_initialized())
+
+
 def all_reduce_sum(gradients: list[Any]) -> list[Any]:
     """The sum of each gradient over all replicas; sparse ones stay sparse."""
     if ON_TENSORFLOW and gradients:

@@ -15,7 +15,7 @@ from keras_trainkit.core import backend, checks, state
 from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
 from keras_trainkit.core.numerics import squared_norm, wide_dtype
-from keras_trainkit.core.transform import Context, Slot, Transform
+from keras_trainkit.core.transform import Context, Slot, State, Transform
 
 LAST_WINDOW = ("apply", "drop", "carry")
 
@@ -225,7 +225,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
             for index, variable in enumerate(variables):
                 for location, name, slot in state.flatten_slots(links.slots(variable)):
-                    self._slots.add(index, location, name, self._add_slot(variable, name, slot))
+                    late = slot.initial == "copy" and not backend.has_value(variable)
+                    made = self._add_slot(variable, name, dataclasses.replace(slot, initial=0.0) if late else slot)
+                    self._slots.add(index, location, name, made, late)
             self._add_statistics()
             state.load_pending(self)
 
@@ -358,25 +360,26 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             )
         context = Context(step, rate, clipped, paths)
         start = self._decayed(old, variables, rate)
-        displacements, new_states = self._displacements(clipped, start, indices, variables, context)
+        states = [self._slots.read(i, p, step) for i, p in zip(indices, old, strict=True)]
+        displacements, new_states, more = self._displacements(clipped, start, states, variables, context)
+        pairs = [pair for i, s in zip(indices, new_states, strict=True) for pair in self._slots.pairs(i, s)]
         new = [p + d for p, d in zip(start, displacements, strict=True)]
         new = [v.constraint(p) if getattr(v, "constraint", None) else p for v, p in zip(variables, new, strict=True)]
         new, averages = self._average(new, indices, step)
 
         self._write_statistics(step, gradients, clipped, old, new)
-        for slot, value in [*new_states, *averages]:
+        for slot, value in [*pairs, *more, *averages]:
             backend.write(slot, value)
         for variable, value in zip(variables, new, strict=True):
             backend.write(variable, value)
         backend.write(self.iterations, step)
 
     def _displacements(
-        self, gradients: list[Any], parameters: list[Any], indices: list[int], variables: list[Any], context: Context
-    ) -> tuple[list[Any], list[Any]]:
-        """What to add to each parameter, and (variable, value) pairs for the state."""
-        states = [self._slots.read(i) for i in indices]
+        self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
+    ) -> tuple[list[Any], list[State], list[Any]]:
+        """What to add to each parameter, the new states, and (variable, value) pairs for state outside of the slots."""
         displacements, new = self._links.update(gradients, parameters, states, context)
-        return displacements, [pair for i, s in zip(indices, new, strict=True) for pair in self._slots.pairs(i, s)]
+        return displacements, new, []
 
     def _decayed(self, parameters: list[Any], variables: list[Any], rate: Any) -> list[Any]:
         if not self.weight_decay:

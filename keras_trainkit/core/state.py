@@ -53,18 +53,25 @@ class Slots:
 
     def __init__(self) -> None:
         self._by_index: dict[int, dict[Location, tuple[str, Any]]] = {}
+        self._late: set[tuple[int, Location]] = set()
 
-    def add(self, index: int, location: Location, name: str, variable: Any) -> None:
+    def add(self, index: int, location: Location, name: str, variable: Any, late: bool = False) -> None:
+        """Keeps a slot; a `late` one holds no copy of the weights before the first update."""
         self._by_index.setdefault(index, {})[location] = (name, variable)
+        if late:
+            self._late.add((index, location))
 
-    def read(self, index: int) -> dict[str, Any]:
+    def read(self, index: int, parameter: Any, step: Any) -> dict[str, Any]:
         """The state of one model variable as tensors, nested as its transform declared it."""
         nested: dict[str, Any] = {}
         for location, (_, variable) in self._by_index.get(index, {}).items():
             inner = nested
             for key in location[:-1]:
                 inner = inner.setdefault(key, {})
-            inner[location[-1]] = backend.read(variable)
+            value = backend.read(variable)
+            if (index, location) in self._late:
+                value = ops.where(step > 1, value, ops.cast(parameter, value.dtype))
+            inner[location[-1]] = value
         return nested
 
     def pairs(self, index: int, nested: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

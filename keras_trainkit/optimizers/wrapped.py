@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_trainkit.core import Transform, TransformOptimizer, backend, chain
 from keras_trainkit.core.state import VariableList
-from keras_trainkit.core.transform import Context
+from keras_trainkit.core.transform import Context, State
 
 
 def wrap(
@@ -103,12 +103,11 @@ class Wrapped(TransformOptimizer):
         return backend.serialize_pure_copy(self._inner.value) if name == "inner" else super().argument(name)
 
     def _displacements(
-        self, gradients: list[Any], parameters: list[Any], indices: list[int], variables: list[Any], context: Context
-    ) -> tuple[list[Any], list[Any]]:
-        states = [self._slots.read(i) for i in indices]
+        self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
+    ) -> tuple[list[Any], list[State], list[Any]]:
         first = len(self.before)
         early, late = self._links.links[:first], self._links.links[first:]
-        new: list[dict[str, Any]] = [{} for _ in states]
+        new: list[State] = [{} for _ in states]
         updates = _run(early, 0, gradients, parameters, states, new, context)
         slots = self.inner_variables()
         values, written = backend.pure_update(
@@ -116,8 +115,7 @@ class Wrapped(TransformOptimizer):
         )
         moved = [ops.cast(value, p.dtype) - p for value, p in zip(values, parameters, strict=True)]
         moved = _run(late, first, moved, parameters, states, new, context)
-        pairs = [pair for i, s in zip(indices, new, strict=True) for pair in self._slots.pairs(i, s)]
-        return moved, pairs + list(zip(slots, written, strict=True))
+        return moved, new, list(zip(slots, written, strict=True))
 
 
 def _run(links: list[Transform], first: int, updates: Any, parameters: Any, states: Any, new: Any, context: Any) -> Any:

@@ -216,6 +216,20 @@ def test_build_inside_a_traced_function_copies_real_weights():
         np.testing.assert_array_equal(a, b)
 
 
+def test_model_that_is_built_by_its_first_step_is_copied_then():
+    # Its variables are made inside the trace, where they have no value yet: the copy waits for the first update.
+    def train(known):
+        keras.utils.set_random_seed(5)
+        layers = [keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input((5,)), *layers] if known else layers)
+        model.compile(optimizers.SGD(0.1, after=[transforms.Lookahead(3, 0.5)]), "mse")
+        fit(model, epochs=2)
+        return model.get_weights()
+
+    for a, b in zip(train(True), train(False), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
 def test_unknown_variable_is_refused():
     optimizer = optimizers.Adam(0.1)
     optimizer.build([keras.Variable(np.ones(2))])
