@@ -221,7 +221,7 @@ def test_a_wide_floatx_widens_the_rate():
         Warmup(Warmup(Constant(0.1), 3), 5),
         Warmup(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5), 4),
     ],
-    ids=repr,
+    ids=lambda schedule: type(schedule).__name__,
 )
 def test_configuration_survives_json(schedule):
     config = json.loads(json.dumps(keras.optimizers.schedules.serialize(schedule)))
