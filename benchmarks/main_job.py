@@ -32,10 +32,11 @@ class Case:
     at_least: float
     data: str | None = None
     at_most_seconds: float | None = None
+    seeds: tuple[int, ...] = (0,)
 
 
 CASES = {
-    "digits": Case((), "accuracy", 0.98, at_most_seconds=90),
+    "digits": Case((), "accuracy", 0.98, at_most_seconds=90, seeds=(0, 1, 2, 3, 4)),
     "digits_replicas_2": Case(("--replicas", "2"), "accuracy", 0.98),
     "digits_mixed_float16": Case(("--precision", "mixed_float16"), "accuracy", 0.98),
     "mnist": Case(("--epochs", "3"), "accuracy", 0.985, data="mnist.npz"),
@@ -44,39 +45,42 @@ CASES = {
 
 
 def measure(case: Case, data_folder: Path | None) -> dict[str, Any]:
-    """Runs a case and returns its figures. `seconds` is the whole process, with the import of TensorFlow."""
-    data = [] if case.data is None or data_folder is None else ["--data", str(data_folder.resolve() / case.data)]
+    """Runs a case with each of its seeds; the figures are those of the first seed, the claim must hold for all.
+
+    `seconds` is the whole process, with the import of TensorFlow.
+    """
+    runs = [run(case, seed, data_folder) for seed in case.seeds]
+    values = [figures["test"][case.metric] for figures in runs]
+    slowest = max(figures["seconds"] for figures in runs)
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["keras-trainkit train", *(["--data", case.data] if case.data else []), *case.arguments]),
+        "claim": {"metric": case.metric, "at_least": case.at_least, "at_most_seconds": case.at_most_seconds},
+        "holds": min(values) >= case.at_least and (case.at_most_seconds is None or slowest <= case.at_most_seconds),
+        f"{case.metric}_by_seed": dict(zip(case.seeds, values, strict=True)),
+        **runs[0],
+    }
+
+
+def run(case: Case, seed: int, data_folder: Path | None) -> dict[str, Any]:
+    """One run of the command in a folder of its own; paths stay out of the figures."""
+    options = ["--seed", str(seed), *case.arguments]
+    if case.data is not None and data_folder is not None:
+        options += ["--data", str(data_folder.resolve() / case.data)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "keras_trainkit",
-            "train",
-            "--json",
-            "--run-dir",
-            "run",
-            *case.arguments,
-            *data,
-        ]
+        command = [sys.executable, "-m", "keras_trainkit", "train", "--json", "--run-dir", "run", *options]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - began
         result = json.loads(done.stdout)
         recipe = json.loads(Path(folder, "run", "recipe.json").read_text(encoding="utf-8"))
         environment = json.loads(Path(folder, "run", "environment.json").read_text(encoding="utf-8"))
-    fast_enough = case.at_most_seconds is None or seconds <= case.at_most_seconds
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["keras-trainkit train", *(["--data", case.data] if case.data else []), *case.arguments]),
-        "claim": {"metric": case.metric, "at_least": case.at_least, "at_most_seconds": case.at_most_seconds},
-        "holds": result["test"][case.metric] >= case.at_least and fast_enough,
         "seconds": round(seconds, 1),
         **{key: result[key] for key in ("test", "best", "epochs", "updates", "parameters", "samples_per_second")},
         "recipe": {**recipe["recipe"], "data": case.data},
         "rows": recipe["resolved"]["data"]["splits"],
-        "versions": environment["versions"],
-        "machine": environment["machine"],
-        "devices": environment["devices"],
+        **{key: environment[key] for key in ("versions", "machine", "devices")},
     }
 
 
@@ -100,10 +104,10 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         text = json.dumps(figures, indent=2) + "\n"
         (RESULTS / f"main_job_{name}.json").write_text(text, encoding="utf-8")
+        lowest = min(figures[f"{case.metric}_by_seed"].values())
         print(
-            f"{name}: test {case.metric} {figures['test'][case.metric]:.4f} (claim: {case.at_least} or more), "
-            f"{figures['seconds']} s, {figures['samples_per_second']:,.0f} samples/s: "
-            f"{'holds' if figures['holds'] else 'DOES NOT HOLD'}",
+            f"{name}: test {case.metric} {lowest:.4f} at least (claim: {case.at_least}), {figures['seconds']} s, "
+            f"{figures['samples_per_second']:,.0f} samples/s: {'holds' if figures['holds'] else 'DOES NOT HOLD'}",
             flush=True,
         )
     return 0 if all_hold else 1
