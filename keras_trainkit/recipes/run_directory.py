@@ -38,18 +38,26 @@ def choose(name: str, requested: str | Path | None = None, overwrite: bool = Fal
     return path
 
 
-def create(path: Path) -> None:
-    """Makes the directory, without what an earlier run left there; files that no run writes stay."""
+def create(name: str, requested: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Makes the directory that `choose` gives, without what an earlier run left there; other files in it stay.
+
+    Of several runs that begin at the same time each gets one of its own.
+    """
+    path = choose(name, requested, overwrite)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        for name in CONTENTS:
-            old = path / name
+        path.mkdir(parents=True, exist_ok=overwrite and requested is not None)
+        for part in CONTENTS:
+            old = path / part
             if old.is_dir() and not old.is_symlink():
                 shutil.rmtree(old)
             else:
                 old.unlink(missing_ok=True)
+    except FileExistsError:
+        # Another run was quicker; what is free now is looked up again.
+        return create(name, requested, overwrite)
     except OSError as error:
         raise RecipeError(f"the run directory {path} cannot be made: {error.strerror}") from None
+    return path
 
 
 def is_run_directory(path: Path) -> bool:

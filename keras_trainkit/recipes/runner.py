@@ -59,9 +59,10 @@ def run(
         RecipeError, keras_trainkit.data.DataError: what is wrong, in one line; nothing has been written then.
     """
     began, started = time.perf_counter(), environment.now()
-    path = run_directory.choose(recipe.name, directory, overwrite)
+    run_directory.choose(recipe.name, directory, overwrite)
     with _dtype_policy(recipe.precision):
         job = prepare(recipe, dataset)
+        path = run_directory.create(recipe.name, directory, overwrite)
         result = Result(
             status="failed",
             name=recipe.name,
@@ -72,7 +73,6 @@ def run(
             train_examples=len(job.dataset.train[0]),
             test_examples=len(job.dataset.test[0]),
         )
-        run_directory.create(path)
         facts = {"recipe": recipe.to_dict(), "resolved": job.describe()}
         run_directory.write_json(path / run_directory.RECIPE, facts)
         around = {

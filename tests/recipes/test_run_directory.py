@@ -15,7 +15,7 @@ def here(tmp_path, monkeypatch):
 
 
 def make_run(path):
-    run_directory.create(path)
+    assert run_directory.create("digits", path, overwrite=True) == path
     run_directory.write_json(path / run_directory.RECIPE, {"recipe": {}})
 
 
@@ -70,8 +70,28 @@ def test_create_removes_the_old_run_and_leaves_the_rest(here):
     make_run(path)
     (path / "tensorboard" / "deep").mkdir(parents=True)
     (path / "notes.txt").write_text("mine")
-    run_directory.create(path)
+    with pytest.raises(RecipeError, match="exists"):
+        run_directory.create("digits", path)
+    run_directory.create("digits", path, overwrite=True)
     assert [child.name for child in path.iterdir()] == ["notes.txt"]
+
+
+def test_runs_that_begin_together_get_directories_of_their_own(here, monkeypatch):
+    """Between the look for a free name and the making, another run takes it."""
+    choose, taken = run_directory.choose, []
+
+    def slow(*arguments):
+        path = choose(*arguments)
+        if not taken:
+            path.mkdir(parents=True)
+            run_directory.write_json(path / run_directory.RECIPE, {"recipe": {}})
+            taken.append(path)
+        return path
+
+    monkeypatch.setattr(run_directory, "choose", slow)
+    make_second = run_directory.create("digits")
+    assert [taken[0].name, make_second.name] == ["digits-1", "digits-2"]
+    assert (here / taken[0] / run_directory.RECIPE).exists()
 
 
 def test_json_is_whole_or_absent(here):

@@ -105,6 +105,22 @@ def test_the_saved_model_predicts_from_raw_values_as_the_test_says(here):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_not_the_last_epoch_is_tested_and_saved_but_the_best(here):
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                self.model.set_weights([-10 * weight for weight in self.model.get_weights()])
+
+    result = recipes.run(EASY, "run", callbacks=[Spoil()], progress=False)
+    assert result.best["epoch"] < 4 and result.test["accuracy"] > 0.85
+    with np.load("easy.npz") as data:
+        scores = keras.models.load_model(here / "run" / "model.keras").predict(data["x_test"], verbose=0)
+        assert float((scores.argmax(axis=1) == data["y_test"]).mean()) == result.test["accuracy"]
+        np.testing.assert_allclose(
+            -np.log(scores[np.arange(60), data["y_test"]]).mean(), result.test["loss"], rtol=1e-4
+        )
+
+
 def test_regression_reports_original_units_and_predicts_from_raw_columns(here):
     recipe = Recipe(data="table.csv", target="price", epochs=40, batch_size=16, learning_rate=0.01)
     result = recipes.run(recipe, "run", progress=False)
