@@ -29,9 +29,6 @@ def one_minus_power(beta: float, step: Any) -> Any:
 
 
 def squared_norm(tensors: list[Any]) -> Any:
-    """The sum of squares over all tensors, in at least float32; a scalar."""
-    total: Any = 0.0
-    for tensor in tensors:
-        wide = ops.cast(tensor, wide_dtype(tensor.dtype))
-        total = total + ops.sum(ops.square(wide))
-    return total
+    """The sum of squares over all tensors, in the widest of their dtypes and at least float32; a scalar."""
+    wide = "float64" if any(wide_dtype(t.dtype) == "float64" for t in tensors) else "float32"
+    return sum(ops.sum(ops.square(ops.cast(tensor, wide))) for tensor in tensors)

@@ -65,6 +65,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     gradient_accumulation_steps: int | None
     use_ema: bool
 
+    decays_inside: ClassVar[Any] = False
+    """Whether the algorithm applies `weight_decay` itself; then the step does not decay the variables before it."""
+
     keras_slots: ClassVar[list[list[str]]] = []
     """Our slots in the order of Keras's optimizer of the same name, whose files we read: groups of slots that it lists
     variable by variable. A minus sign before a name says that Keras keeps the opposite."""
@@ -382,7 +385,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         return displacements, new, []
 
     def _decayed(self, parameters: list[Any], variables: list[Any], rate: Any) -> list[Any]:
-        if not self.weight_decay:
+        if not self.weight_decay or self.decays_inside:
             return parameters
         return [
             p - p * (ops.cast(rate, p.dtype) * self.weight_decay) if self._decays(v) else p

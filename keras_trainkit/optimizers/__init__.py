@@ -1,14 +1,28 @@
 """Optimizers: each is a docstring and a chain of transforms. `get` and `list` find them, `wrap` takes Keras's."""
 
 # One line for each optimizer; the registry finds the rest.
+from keras_trainkit.optimizers.adabelief import AdaBelief as AdaBelief
 from keras_trainkit.optimizers.adadelta import Adadelta as Adadelta
 from keras_trainkit.optimizers.adagrad import Adagrad as Adagrad
 from keras_trainkit.optimizers.adam import Adam as Adam
+from keras_trainkit.optimizers.adamax import Adamax as Adamax
 from keras_trainkit.optimizers.adamw import AdamW as AdamW
+from keras_trainkit.optimizers.adan import Adan as Adan
+from keras_trainkit.optimizers.ademamix import AdEMAMix as AdEMAMix
+from keras_trainkit.optimizers.adopt import ADOPT as ADOPT
+from keras_trainkit.optimizers.lamb import LAMB as LAMB
+from keras_trainkit.optimizers.laprop import LaProp as LaProp
+from keras_trainkit.optimizers.lars import LARS as LARS
 from keras_trainkit.optimizers.lion import Lion as Lion
+from keras_trainkit.optimizers.madgrad import MADGRAD as MADGRAD
+from keras_trainkit.optimizers.mars import MARS as MARS
+from keras_trainkit.optimizers.nadam import NAdam as NAdam
+from keras_trainkit.optimizers.novograd import NovoGrad as NovoGrad
 from keras_trainkit.optimizers.radam import RAdam as RAdam
 from keras_trainkit.optimizers.rmsprop import RMSprop as RMSprop
 from keras_trainkit.optimizers.sgd import SGD as SGD
+from keras_trainkit.optimizers.sgdw import SGDW as SGDW
+from keras_trainkit.optimizers.yogi import Yogi as Yogi
 
 from keras_trainkit.optimizers.metadata import Info  # isort: skip
 from keras_trainkit.optimizers.registry import classes, get, info, list  # isort: skip

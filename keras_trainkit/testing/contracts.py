@@ -104,7 +104,7 @@ def keeps_dtypes(case: Case) -> None:
     """Variables keep their dtype, slots have at least float32, and the state is as large as the case says."""
     initial, gradients = _walk(3)
     for dtype, width in {WIDEST: 8 if WIDEST == "float64" else 4, "float32": 4, "bfloat16": 4}.items():
-        step = Stepper(case.optimizer(0.05), initial, dtype=dtype)
+        step = Stepper(case.optimizer(max(0.05, case.fit_rate)), initial, dtype=dtype)
         before = step.parameters()
         after = step.run(gradients)
         assert all(keras.backend.standardize_dtype(v.dtype) == dtype for v in step.variables)
@@ -264,14 +264,15 @@ def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
     def copies() -> list[np.ndarray]:
         return [v.numpy() for v in strategy.experimental_local_results(variable.value)]
 
-    step(tf.constant(False))
+    for _ in range(2):  # ADOPT's first step only measures
+        step(tf.constant(False))
     good = copies()
     assert (good[0] != [1.0, -2.0, 3.0]).all()
     step(tf.constant(True))
     assert_close(copies(), good, 0.0)
     assert float(scaled.dynamic_scale.numpy()) == 4.0
     assert int(scaled.skipped_steps.numpy()) == 1
-    assert int(scaled.iterations.numpy()) == 1
+    assert int(scaled.iterations.numpy()) == 2
     for _ in range(3):
         step(tf.constant(False))
     assert float(scaled.dynamic_scale.numpy()) == 8.0

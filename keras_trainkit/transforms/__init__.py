@@ -1,34 +1,61 @@
 """The parts optimizers are made of, and the options that work on every optimizer (`before=`, `after=`)."""
 
-from keras_trainkit.transforms.averaging import Lookahead
+from keras_trainkit.transforms.averaging import DualAverage, Lookahead
 from keras_trainkit.transforms.centering import Centralize
 from keras_trainkit.transforms.clipping import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, ClipByValue
+from keras_trainkit.transforms.decay import AddDecay, ProximalDecay
+from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, ScaleByAdEMAMix
 from keras_trainkit.transforms.guards import Cautious
 from keras_trainkit.transforms.moments import (
     Momentum,
     ScaleByAdadelta,
     ScaleByAdagrad,
     ScaleByAdam,
+    ScaleByLaProp,
     ScaleByLearningRate,
     ScaleByLion,
     ScaleByRAdam,
     ScaleByRms,
 )
+from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
+from keras_trainkit.transforms.variance import (
+    ScaleByAdamax,
+    ScaleByAdopt,
+    ScaleByBelief,
+    ScaleByNAdam,
+    ScaleByNovoGrad,
+    ScaleByYogi,
+)
 
 __all__ = [
     "AdaptiveClip",
+    "AddDecay",
     "Cautious",
     "Centralize",
     "ClipByGlobalNorm",
     "ClipByNorm",
     "ClipByValue",
+    "DualAverage",
     "Lookahead",
     "Momentum",
+    "ProximalDecay",
+    "ReduceVariance",
+    "ScaleByAdEMAMix",
     "ScaleByAdadelta",
     "ScaleByAdagrad",
     "ScaleByAdam",
+    "ScaleByAdamax",
+    "ScaleByAdan",
+    "ScaleByAdopt",
+    "ScaleByBelief",
+    "ScaleByLaProp",
+    "ScaleByLarsRatio",
     "ScaleByLearningRate",
     "ScaleByLion",
+    "ScaleByNAdam",
+    "ScaleByNovoGrad",
     "ScaleByRAdam",
     "ScaleByRms",
+    "ScaleByTrustRatio",
+    "ScaleByYogi",
 ]

@@ -40,3 +40,35 @@ class Lookahead(Transform):
         due = ops.equal(ops.mod(context.step, self.sync_period), 0)
         moved = slow + self.slow_step_size * (parameter + update - slow)
         return ops.where(due, moved - parameter, update), {"slow": ops.where(due, moved, slow)}
+
+
+@register_transform
+class DualAverage(Transform):
+    """MADGRAD: weights from the sum of all gradients, scaled by the cube root of their squares' sum
+    (Defazio and Jelassi, 2021, arXiv:2101.11075).
+
+    z = w_0 - s / (cbrt(v) + epsilon), where s and v add the gradients and their squares with the weight
+    learning_rate sqrt(t); the weights move towards z by 1 - momentum. The update is the displacement, and the authors'
+    code adds `epsilon` to the learning rate.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-6
+
+    def validate(self) -> None:
+        checks.number("momentum", self.momentum, at_least=0, below=1)
+        checks.number("epsilon", self.epsilon, above=0)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        return {"initial": "copy", "gradient_sum": 0.0, "square_sum": 0.0}
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        # A rate of exactly zero means rest; the authors' epsilon would move the weights all the same.
+        weight = ops.where(context.learning_rate > 0, context.learning_rate + self.epsilon, 0.0) * ops.sqrt(
+            context.step
+        )
+        total = state["gradient_sum"] + weight * update
+        squares = state["square_sum"] + weight * ops.square(update)
+        target = state["initial"] - total / (ops.power(squares, 1 / 3) + self.epsilon)
+        new = {"initial": state["initial"], "gradient_sum": total, "square_sum": squares}
+        return (1 - self.momentum) * (target - parameter), new

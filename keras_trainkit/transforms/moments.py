@@ -76,9 +76,9 @@ class ScaleByAdadelta(Transform):
         return {"accumulated_grad": 0.0, "accumulated_delta_var": 0.0}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        squares = _blend(self.rho, state["accumulated_grad"], ops.square(update))
+        squares = blend(self.rho, state["accumulated_grad"], ops.square(update))
         direction = update * ops.sqrt(state["accumulated_delta_var"] + self.epsilon) / ops.sqrt(squares + self.epsilon)
-        moved = _blend(self.rho, state["accumulated_delta_var"], ops.square(direction))
+        moved = blend(self.rho, state["accumulated_delta_var"], ops.square(direction))
         return direction, {"accumulated_grad": squares, "accumulated_delta_var": moved}
 
 
@@ -99,10 +99,10 @@ class ScaleByRms(Transform):
         return {"velocity": 0.0, "average_gradient": 0.0} if self.centered else {"velocity": 0.0}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        velocity = _blend(self.rho, state["velocity"], ops.square(update))
+        velocity = blend(self.rho, state["velocity"], ops.square(update))
         if not self.centered:
             return update / ops.sqrt(velocity + self.epsilon), {"velocity": velocity}
-        mean = _blend(self.rho, state["average_gradient"], update)
+        mean = blend(self.rho, state["average_gradient"], update)
         # Rounding can take the variance of a constant gradient below zero, and its root to NaN.
         variance = ops.maximum(velocity - ops.square(mean), 0.0)
         return update / ops.sqrt(variance + self.epsilon), {"velocity": velocity, "average_gradient": mean}
@@ -136,14 +136,15 @@ class ScaleByAdam(Transform):
         return dict.fromkeys(names, 0.0)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        momentum = _blend(self.beta_1, state["momentum"], update)
-        velocity = _blend(self.beta_2, state["velocity"], ops.square(update))
+        momentum = blend(self.beta_1, state["momentum"], update)
+        velocity = blend(self.beta_2, state["velocity"], ops.square(update))
         new = {"momentum": momentum, "velocity": velocity}
         if self.amsgrad:
             velocity = new["velocity_hat"] = ops.maximum(state["velocity_hat"], velocity)
-        root = ops.sqrt(one_minus_power(self.beta_2, context.step))
-        epsilon = self.epsilon if self.epsilon_hat else self.epsilon * root
-        return momentum * (root / one_minus_power(self.beta_1, context.step)) / (ops.sqrt(velocity) + epsilon), new
+        direction = debiased_direction(
+            momentum, velocity, self.beta_1, self.beta_2, self.epsilon, context.step, self.epsilon_hat
+        )
+        return direction, new
 
 
 @register_transform
@@ -171,18 +172,39 @@ class ScaleByRAdam(Transform):
         return {"momentum": 0.0, "velocity": 0.0}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        momentum = _blend(self.beta_1, state["momentum"], update)
-        velocity = _blend(self.beta_2, state["velocity"], ops.square(update))
-        bias_1 = one_minus_power(self.beta_1, context.step)
-        bias_2 = one_minus_power(self.beta_2, context.step)
-        longest = 2 / (1 - self.beta_2) - 1
-        length = longest - 2 * context.step * (1 - bias_2) / bias_2
-        tractable = length > self.threshold
-        safe = ops.where(tractable, length, longest)
-        rectifier = ops.sqrt((safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe))
-        adaptive = rectifier * ops.sqrt(bias_2) / (ops.sqrt(velocity) + self.epsilon)
-        scale = ops.where(tractable, adaptive, ops.ones_like(adaptive))
-        return momentum / bias_1 * scale, {"momentum": momentum, "velocity": velocity}
+        momentum = blend(self.beta_1, state["momentum"], update)
+        velocity = blend(self.beta_2, state["velocity"], ops.square(update))
+        direction = rectified(momentum, velocity, self.beta_1, self.beta_2, self.epsilon, context.step, self.threshold)
+        return direction, {"momentum": momentum, "velocity": velocity}
+
+
+@register_transform
+class ScaleByLaProp(Transform):
+    """Momentum of normalized gradients (Ziyin et al., 2020, arXiv:2002.04839); the update is the displacement.
+
+    Each gradient is divided by the root of the debiased second moment and multiplied by the learning rate before the
+    momentum takes it, so the chain needs no `ScaleByLearningRate`.
+    """
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-15
+
+    def validate(self) -> None:
+        checks.number("beta_1", self.beta_1, at_least=0, below=1)
+        checks.number("beta_2", self.beta_2, at_least=0, below=1)
+        checks.number("epsilon", self.epsilon, at_least=0)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        return {"velocity": 0.0, "trace": 0.0}
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        velocity = blend(self.beta_2, state["velocity"], ops.square(update))
+        root = ops.sqrt(velocity / one_minus_power(self.beta_2, context.step))
+        # A zero gradient at the first step would be 0 / 0 with so small an epsilon in float32.
+        quotient = ops.where(root > 0, update / (ops.where(root > 0, root, ops.ones_like(root)) + self.epsilon), 0.0)
+        trace = blend(self.beta_1, state["trace"], -context.learning_rate * quotient)
+        return trace / one_minus_power(self.beta_1, context.step), {"velocity": velocity, "trace": trace}
 
 
 @register_transform
@@ -200,9 +222,36 @@ class ScaleByLion(Transform):
         return {"momentum": 0.0}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        direction = ops.sign(_blend(self.beta_1, state["momentum"], update))
-        return direction, {"momentum": _blend(self.beta_2, state["momentum"], update)}
+        direction = ops.sign(blend(self.beta_1, state["momentum"], update))
+        return direction, {"momentum": blend(self.beta_2, state["momentum"], update)}
 
 
-def _blend(decay: float, average: Tensor, value: Tensor) -> Tensor:
+def blend(decay: float, average: Tensor, value: Tensor) -> Tensor:
+    """The next value of an exponential average."""
     return decay * average + (1 - decay) * value
+
+
+def debiased_direction(
+    momentum: Tensor, velocity: Tensor, beta_1: float, beta_2: float, epsilon: float, step: Tensor, epsilon_hat: bool
+) -> Tensor:
+    """Adam's direction from its two moments; `epsilon_hat` adds epsilon before the second one is debiased."""
+    root = ops.sqrt(one_minus_power(beta_2, step))
+    return (
+        momentum
+        * (root / one_minus_power(beta_1, step))
+        / (ops.sqrt(velocity) + (epsilon if epsilon_hat else epsilon * root))
+    )
+
+
+def rectified(
+    momentum: Tensor, velocity: Tensor, beta_1: float, beta_2: float, epsilon: float, step: Tensor, threshold: float
+) -> Tensor:
+    """RAdam's direction: debiased momentum alone until the average is longer than `threshold`, rectified then."""
+    bias_2 = one_minus_power(beta_2, step)
+    longest = 2 / (1 - beta_2) - 1
+    length = longest - 2 * step * (1 - bias_2) / bias_2
+    tractable = length > threshold
+    safe = ops.where(tractable, length, longest)
+    rectifier = ops.sqrt((safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe))
+    adaptive = rectifier * ops.sqrt(bias_2) / (ops.sqrt(velocity) + epsilon)
+    return momentum / one_minus_power(beta_1, step) * ops.where(tractable, adaptive, ops.ones_like(adaptive))

@@ -100,6 +100,19 @@ def test_wrong_number_of_gradients():
         optimizer.apply([ops.ones(2), ops.ones(2)])
 
 
+def test_variables_of_several_dtypes_share_one_global_norm():
+    kinds = ["bfloat16", "float32", WIDEST]
+    variables = [keras.Variable(np.zeros(1), dtype=kind, name=f"v{i}") for i, kind in enumerate(kinds)]
+    optimizer = optimizers.SGD(1.0, global_clipnorm=1.0)
+    optimizer.build(variables)
+    optimizer.watch()
+    optimizer.apply([ops.ones(1, kind) for kind in kinds], variables)
+    for variable in variables:
+        moved = float(np.asarray(ops.convert_to_numpy(variable), "float64")[0])
+        assert moved == pytest.approx(-1 / np.sqrt(3), rel=4e-3)
+    assert optimizer.statistics()["gradient_norm"] == pytest.approx(np.sqrt(3), rel=1e-6)
+
+
 def test_empty_gradients_do_nothing():
     optimizer = optimizers.Adam(0.1)
     optimizer.apply([], [])

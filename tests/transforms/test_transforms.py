@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_trainkit import optimizers, transforms
+from keras_trainkit import core, optimizers, transforms
 from keras_trainkit.testing import reference
 from keras_trainkit.testing.problems import EXACT, WIDEST, Stepper
 
@@ -114,9 +114,10 @@ def test_arguments_are_checked_at_construction(make, message):
 
 @pytest.mark.parametrize("name", transforms.__all__)
 def test_every_transform_survives_saving(name):
-    required = {"ClipByValue": 0.3, "ClipByNorm": 0.3, "ClipByGlobalNorm": 0.3}
+    required = {"ClipByValue": [0.3], "ClipByNorm": [0.3], "ClipByGlobalNorm": [0.3]}
+    required |= {"AddDecay": [0.1, ["bias"]], "ProximalDecay": [0.1, ["bias"]]}
     kind = getattr(transforms, name)
-    made = kind(required[name]) if name in required else kind()
+    made = kind(*required.get(name, []))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
     assert again == made and type(again) is kind
 
@@ -132,3 +133,25 @@ def test_rectification_starts_at_the_sixth_step():
         moves.append(float((before - step.parameters()[0])[0]))
     np.testing.assert_allclose(moves[:5], 1e-3, rtol=1e-5)
     assert moves[5] == pytest.approx(0.0269, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("AddDecay", 1.0), ("ProximalDecay", None)])
+def test_decay_transforms_leave_excluded_paths_alone(kind, expected):
+    decay = getattr(transforms, kind)(0.5, ["p1"])
+    if kind == "AddDecay":
+        made = optimizers.SGD(0.1, before=[decay])
+    else:
+        made = optimizers.SGD(0.1, after=[decay])
+    step = Stepper(made, [np.array([2.0]), np.array([2.0])])
+    kept = step.run([[np.array([0.0]), np.array([0.0])]])
+    np.testing.assert_allclose(kept[0], 2.0 - 0.1 * 0.5 * 2.0 if expected else 2.0 / 1.05, rtol=1e-6)
+    assert kept[1][0] == 2.0
+
+
+def test_trust_ratio_scales_to_the_weights_and_rests_at_zero():
+    made = core.TransformOptimizer(1.0, core.chain(transforms.ScaleByTrustRatio(), transforms.ScaleByLearningRate()))
+    step = Stepper(made, [np.array([3.0, 4.0]), np.array([0.0]), np.array([2.0])])
+    after = step.run([[np.array([0.0, 0.1]), np.array([0.5]), np.array([0.0])]])
+    np.testing.assert_allclose(after[0], [3.0, -1.0], rtol=1e-6)
+    np.testing.assert_allclose(after[1], [-0.5], rtol=1e-6)
+    np.testing.assert_allclose(after[2], [2.0], rtol=1e-6)

@@ -1,0 +1,58 @@
+"""Layer-wise trust ratios: steps in proportion to the weights they change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras import ops
+
+from keras_trainkit.core import checks
+from keras_trainkit.core.numerics import squared_norm
+from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, register_transform
+from keras_trainkit.transforms.decay import excluded
+
+
+@register_transform
+class ScaleByTrustRatio(Transform):
+    """Scales each variable's direction to the norm of the variable: u |w| / |u| (You et al., 2019, arXiv:1904.00962).
+
+    The ratio is 1 where either norm is zero.
+    """
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        weight, step = _norm(parameter, update), _norm(update, update)
+        known = ops.logical_and(weight > 0, step > 0)
+        return update * ops.where(
+            known, weight / ops.where(known, step, ops.ones_like(step)), ops.ones_like(step)
+        ), state
+
+
+@register_transform
+class ScaleByLarsRatio(Transform):
+    """LARS's ratio of gradients: (g + decay w) trust |w| / (|g| + decay |w| + epsilon) (You et al., 2017,
+    arXiv:1708.03888).
+
+    The ratio is 1 where either norm is zero.
+    """
+
+    trust_coefficient: float = 1e-3
+    weight_decay: float = 0.0
+    epsilon: float = 1e-8
+    exclude: list = dataclasses.field(default_factory=list)
+
+    def validate(self) -> None:
+        checks.number("trust_coefficient", self.trust_coefficient, above=0)
+        checks.number("weight_decay", self.weight_decay, at_least=0)
+        checks.number("epsilon", self.epsilon, at_least=0)
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        weight, gradient = _norm(parameter, update), _norm(update, update)
+        decay = 0.0 if excluded(self.exclude, context.path) else self.weight_decay
+        known = ops.logical_and(weight > 0, gradient > 0)
+        bottom = ops.where(known, gradient + decay * weight + self.epsilon, ops.ones_like(gradient))
+        ratio = ops.where(known, self.trust_coefficient * weight / bottom, ops.ones_like(bottom))
+        return (update + decay * parameter) * ratio, state
+
+
+def _norm(x: Tensor, like: Tensor) -> Tensor:
+    return ops.cast(ops.sqrt(squared_norm([x])), like.dtype)
