@@ -31,14 +31,14 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Keeps what is written to standard error, by C++ code too, and shows it only after an exception."""
+    """Keeps what is written to standard error, by C++ code too, and shows it only after an error."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         original = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             sys.stderr.flush()
             kept.seek(0)
             os.write(original, kept.read())

@@ -20,7 +20,8 @@ def steps_per_epoch(examples: int, batch_size: int, accumulation: int) -> int:
     if examples < needed:
         times = f" x accumulation {accumulation}" if accumulation > 1 else ""
         raise RecipeError(
-            f"one update takes {needed} examples (batch_size {batch_size}{times}), the training set has {examples}"
+            f"one update takes {needed} examples (batch_size {batch_size}{times}), the training set has {examples}; "
+            "lower batch_size"
         )
     return examples // needed * accumulation
 

@@ -8,9 +8,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_trainkit import distribution, recipes, reporting
+from keras_trainkit import recipes, reporting
 from keras_trainkit.data import DataError
 from keras_trainkit.recipes import Recipe, RecipeError, preparation
 from keras_trainkit.recipes.evaluation import Evaluator
@@ -147,9 +146,7 @@ def test_precisions(here, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
-def test_two_replicas_train_as_one_does(precision, two_replicas, monkeypatch):
-    # A process must not hold a second strategy beside that of the other tests.
-    monkeypatch.setattr(distribution, "strategy", lambda n: two_replicas if n == 2 else tf.distribute.get_strategy())
+def test_two_replicas_train_as_one_does(precision):
     one = recipes.run(change(EASY, precision=precision), "one", progress=False)
     two = recipes.run(change(EASY, precision=precision, replicas=2), "two", progress=False)
     assert two.updates == one.updates
