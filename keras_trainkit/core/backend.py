@@ -73,9 +73,13 @@ def add_slot(
 
 
 def has_value(variable: Any) -> bool:
-    """Whether the variable can be read; one that the function being traced has made cannot, until that has run."""
+    """Whether the variable can be read.
+
+    On TensorFlow one that the function being traced has made cannot, until that has run; on JAX none can after an error
+    in the train step, because the trainer has emptied them and puts nothing back.
+    """
     if not ON_TENSORFLOW:
-        return True
+        return variable._value is not None
     native = _native(variable)
     if hasattr(native, "_get_on_device_or_primary"):
         native = native._get_on_device_or_primary()

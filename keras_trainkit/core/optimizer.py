@@ -420,6 +420,8 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Ends the last accumulation window, and puts the moving averages into the variables; `fit` calls it."""
+        if not backend.has_value(self.iterations):
+            return  # `fit` calls this after an error, too; the error must show, not one of ours
         self.flush()
         if self.use_ema:
             for variable in var_list:

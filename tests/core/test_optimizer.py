@@ -113,6 +113,17 @@ def test_variables_of_several_dtypes_share_one_global_norm():
     assert optimizer.statistics()["gradient_norm"] == pytest.approx(np.sqrt(3), rel=1e-6)
 
 
+def test_an_error_in_the_train_step_is_the_one_that_shows():
+    class Broken(optimizers.SGD):
+        def reduce(self, grads, trainable_variables=None):
+            raise RuntimeError("broken on purpose")
+
+    model = small_model(Broken(0.1, use_ema=True, gradient_accumulation_steps=2))
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        fit(model, epochs=1)
+
+
 def test_empty_gradients_do_nothing():
     optimizer = optimizers.Adam(0.1)
     optimizer.apply([], [])

@@ -44,7 +44,7 @@ class SignDescent(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         count = self.counts[self._get_variable_index(variable)]
-        self.assign_add(count, ops.ones_like(count))
+        self.assign_add(count, ops.ones(count.shape, count.dtype))
         rate = ops.cast(learning_rate, variable.dtype)
         self.assign_sub(variable, rate * ops.tanh(self.sharpness * ops.cast(gradient, variable.dtype)))
 
