@@ -26,7 +26,6 @@ _SUBPACKAGES = [
     "reporting",
     "schedules",
     "testing",
-    "training",
     "transforms",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import re
 import warnings
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_trainkit.core import backend, checks, state
+from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
 from keras_trainkit.core.numerics import squared_norm, wide_dtype
@@ -106,7 +106,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 "gradient_accumulation_steps", gradient_accumulation_steps, at_least=1
             )
         super().__init__(
-            learning_rate=_checked_rate(learning_rate),
+            learning_rate=checked_rate(learning_rate),
             weight_decay=None if weight_decay is None else checks.number("weight_decay", weight_decay, at_least=0),
             clipnorm=clipnorm,
             clipvalue=clipvalue,
@@ -119,10 +119,10 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             gradient_accumulation_steps=gradient_accumulation_steps if gradient_accumulation_steps != 1 else None,
             name=name,
         )
-        self._plan = _Plan(
+        self._plan = Plan(
             clipping=clipping,
-            before=_checked_transforms("before", before),
-            after=_checked_transforms("after", after),
+            before=checked_transforms("before", before),
+            after=checked_transforms("after", after),
             decay_exclude=list(weight_decay_exclude or []),
         )
         for pattern in self._plan.decay_exclude:
@@ -513,36 +513,6 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     def inner_variables(self) -> list[Any]:
         """State that belongs to no single model variable; it is saved with the slots."""
         return []
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What the arguments say; kept in one object, so that Keras's tracking leaves the lists alone."""
-
-    clipping: Transform | None
-    before: list[Transform]
-    after: list[Transform]
-    decay_exclude: list[str]
-
-
-def _checked_rate(learning_rate: Any) -> Any:
-    if isinstance(learning_rate, numbers.Real) or getattr(learning_rate, "shape", None) == ():
-        return checks.number("learning_rate", learning_rate, at_least=0)
-    if callable(learning_rate):
-        return learning_rate
-    raise TypeError(
-        "`learning_rate` must be a number at least 0, a LearningRateSchedule, or a function that returns the rate. "
-        f"Received: learning_rate={learning_rate!r}"
-    )
-
-
-def _checked_transforms(name: str, transforms: Any) -> list[Transform]:
-    if isinstance(transforms, Transform):
-        raise TypeError(f"`{name}` must be a list of transforms. Received: {name}={transforms!r}")
-    for item in transforms or []:
-        if not isinstance(item, Transform):
-            raise TypeError(f"`{name}` must be a list of transforms. Received: {name}={transforms!r}")
-    return list(transforms or [])
 
 
 def _overwritten(variable: Any) -> bool:
