@@ -19,7 +19,6 @@ KINDS = (
     "callbacks",
     "precision",
     "distribution",
-    "training",
 )
 
 

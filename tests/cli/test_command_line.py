@@ -89,7 +89,7 @@ def refused(capsys, here, arguments, code=2):
     ("arguments", "words"),
     [
         (["trian"], ["trian", "train"]),
-        (["list", "adan"], ["'adan'", "'Adam'"]),
+        (["list", "adaam"], ["'adaam'", "'Adam'"]),
         (["list", "adam", "sgd"], ["unknown argument sgd"]),
         (["train", "--optimzer", "adam"], ["--optimzer", "'--optimizer'"]),
         (["train", "--optimizer", "radm"], ["'radm'", "'radam'"]),
