@@ -13,10 +13,10 @@ from keras_trainkit.transforms import ScaleByAdamax, ScaleByLearningRate
 
 @keras.saving.register_keras_serializable("keras_trainkit")
 class Adamax(TransformOptimizer):
-    """Momentum divided by the largest gradient of late: u = max(beta_2 u, |g|).
+    """Momentum divided by the largest gradient of late: u = max(beta_2 u, abs(g)).
 
     w = w - learning_rate / (1 - beta_1^t) m / (u + epsilon). State: 8 bytes per parameter. Equal to Keras's Adamax;
-    torch adds epsilon to |g| inside the maximum.
+    torch adds epsilon to abs(g) inside the maximum.
 
     Reference: Kingma and Ba, 2014, arXiv:1412.6980, section 7.1.
 

@@ -15,7 +15,8 @@ from keras_trainkit.transforms import ScaleByLearningRate, ScaleByNovoGrad
 class NovoGrad(TransformOptimizer):
     """Momentum of gradients that each variable divides by the norm of its own.
 
-    v = beta_2 v + (1 - beta_2) |g|^2, starting at |g|^2; m = beta_1 m + g / (sqrt(v) + epsilon) + weight_decay w, and
+    v = beta_2 v + (1 - beta_2) norm(g)^2, starting at norm(g)^2;
+    m = beta_1 m + g / (sqrt(v) + epsilon) + weight_decay w, and
     w = w - learning_rate m. State: 4 bytes per parameter, and 4 per variable. Equal to TensorFlow Addons, optax and
     timm without gradient averaging. The decay passes through the momentum.
 

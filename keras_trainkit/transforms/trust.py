@@ -14,7 +14,9 @@ from keras_trainkit.transforms.decay import excluded
 
 @register_transform
 class ScaleByTrustRatio(Transform):
-    """Scales each variable's direction to the norm of the variable: u |w| / |u| (You et al., 2019, arXiv:1904.00962).
+    """Scales each variable's direction to the norm of the variable: u norm(w) / norm(u).
+
+    Reference: You et al., 2019, arXiv:1904.00962.
 
     The ratio is 1 where either norm is zero.
     """
@@ -29,7 +31,7 @@ class ScaleByTrustRatio(Transform):
 
 @register_transform
 class ScaleByLarsRatio(Transform):
-    """LARS's ratio of gradients: (g + decay w) trust |w| / (|g| + decay |w| + epsilon) (You et al., 2017,
+    """LARS's ratio of gradients: (g + decay w) trust norm(w) / (norm(g) + decay norm(w) + epsilon) (You et al., 2017,
     arXiv:1708.03888).
 
     The ratio is 1 where either norm is zero.

@@ -171,7 +171,7 @@ class ScaleByAdopt(Transform):
 class ScaleByNovoGrad(Transform):
     """Momentum of gradients divided by their own layer's norm (Ginsburg et al., 2019, arXiv:1905.11286).
 
-    One second moment for each variable: v = |g|^2 at step 1, then v = beta_2 v + (1 - beta_2) |g|^2; and
+    One second moment for each variable: v = norm(g)^2 at step 1, then v = beta_2 v + (1 - beta_2) norm(g)^2; and
     m = beta_1 m + g / (sqrt(v) + epsilon) + weight_decay w, times 1 - beta_1 with `grad_averaging`.
     """
 
