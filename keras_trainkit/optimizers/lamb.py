@@ -17,7 +17,8 @@ class LAMB(TransformOptimizer):
 
     u = m / (sqrt(v) + epsilon) + weight_decay w, debiased; w = w - learning_rate norm(w) / norm(u) u.
     State: 8 bytes per parameter. Equal to TensorFlow Addons, timm (always_adapt) and optax; Keras's Lamb puts the
-    decay outside of the ratio. For large batches. `weight_decay_exclude` names the variables without decay; their ratio stays.
+    decay outside of the ratio. For large batches.
+    `weight_decay_exclude` names the variables without decay; their ratio stays.
 
     Reference: You et al., 2019, arXiv:1904.00962.
 

@@ -17,7 +17,8 @@ class LARS(TransformOptimizer):
 
     g' = (g + weight_decay w) trust_coefficient norm(w) / (norm(g) + weight_decay norm(w) + epsilon), the ratio 1
     where a norm is zero; then v = momentum v - learning_rate g', w = w + v. State: 4 bytes per parameter.
-    Equal to timm; optax puts the decay elsewhere. For large batches; `weight_decay_exclude` names the variables without decay.
+    Equal to timm; optax puts the decay elsewhere. For large batches;
+    `weight_decay_exclude` names the variables without decay.
 
     Reference: You et al., 2017, arXiv:1708.03888.
 
