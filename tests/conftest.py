@@ -1,6 +1,11 @@
 """Settings that must precede TensorFlow's first use: two logical CPUs, so that two replicas fit on any machine."""
 
 import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell without job control; the tests of Ctrl-C need it to act.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
