@@ -220,7 +220,7 @@ def test_an_integer_learning_rate_is_refused():
 
 
 def test_clean_data_with_fast_growth_ends_on_two_replicas(two_replicas):
-    # Keras's scale outgrows float16 here and takes the weights of both replicas with it.
+    # Shows the kit's half alone: the overflow of one replica on plain Keras is shown above, without float16.
     keras.config.set_dtype_policy("mixed_float16")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 5)).astype("float32")
