@@ -1,72 +1,12 @@
-"""Slow NumPy twins of the optimizers, written from the papers with no regard for speed: one array at a time.
-
-A twin holds its state in plain attributes. `step(parameter, gradient, rate)` returns the new parameter. The twins of
-`before` and `after` transforms are functions and classes of their own; `Twin` puts them together.
-"""
+"""Twins of the optimizers on running moments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
-_ZERO: Any = 0.0  # the state of an array before its first step, whatever its shape
-
-
-class GradientDescent:
-    """SGD with momentum: Polyak, 1964; Nesterov's form by Sutskever et al., 2013."""
-
-    def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.momentum, self.nesterov, self.velocity = momentum, nesterov, _ZERO
-
-    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
-        self.velocity = self.momentum * self.velocity - rate * gradient
-        if self.nesterov:
-            return self.momentum * self.velocity - rate * gradient
-        return self.velocity
-
-
-class Adagrad:
-    """Duchi et al., 2011."""
-
-    def __init__(self, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7) -> None:
-        self.total, self.epsilon = _ZERO + initial_accumulator_value, epsilon
-
-    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
-        self.total = self.total + gradient**2
-        return -rate * gradient / np.sqrt(self.total + self.epsilon)
-
-
-class Adadelta:
-    """Zeiler, 2012, arXiv:1212.5701, algorithm 1."""
-
-    def __init__(self, rho: float = 0.95, epsilon: float = 1e-7) -> None:
-        self.rho, self.epsilon, self.gradients, self.steps = rho, epsilon, _ZERO, _ZERO
-
-    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
-        self.gradients = self.rho * self.gradients + (1 - self.rho) * gradient**2
-        step = -np.sqrt(self.steps + self.epsilon) / np.sqrt(self.gradients + self.epsilon) * gradient
-        self.steps = self.rho * self.steps + (1 - self.rho) * step**2
-        return rate * step
-
-
-class RMSprop:
-    """Tieleman and Hinton, 2012; centered: Graves, 2013, arXiv:1308.0850."""
-
-    def __init__(self, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7, centered: bool = False) -> None:
-        self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
-        self.squares, self.mean, self.velocity = _ZERO, _ZERO, _ZERO
-
-    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
-        self.squares = self.rho * self.squares + (1 - self.rho) * gradient**2
-        variance = self.squares
-        if self.centered:
-            self.mean = self.rho * self.mean + (1 - self.rho) * gradient
-            variance = self.squares - self.mean**2
-        self.velocity = self.momentum * self.velocity - rate * gradient / np.sqrt(variance + self.epsilon)
-        return self.velocity
+from keras_trainkit.testing.reference.arrays import ZERO, Array
 
 
 class Adam:
@@ -82,7 +22,7 @@ class Adam:
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.amsgrad, self.epsilon_hat = amsgrad, epsilon_hat
-        self.mean, self.squares, self.largest, self.step = _ZERO, _ZERO, _ZERO, 0
+        self.mean, self.squares, self.largest, self.step = ZERO, ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -101,7 +41,7 @@ class RAdam:
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.mean, self.squares, self.step = _ZERO, _ZERO, 0
+        self.mean, self.squares, self.step = ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -122,7 +62,7 @@ class Lion:
     """Chen et al., 2023, arXiv:2302.06675, program 1."""
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.99) -> None:
-        self.beta_1, self.beta_2, self.momentum = beta_1, beta_2, _ZERO
+        self.beta_1, self.beta_2, self.momentum = beta_1, beta_2, ZERO
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         direction = np.sign(self.beta_1 * self.momentum + (1 - self.beta_1) * gradient)
@@ -137,7 +77,7 @@ class AdaBelief:
         self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-16, rectify: bool = False
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon, self.rectify = beta_1, beta_2, epsilon, rectify
-        self.mean, self.surprise, self.step = _ZERO, _ZERO, 0
+        self.mean, self.surprise, self.step = ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -169,7 +109,7 @@ class Yogi:
         initial_accumulator_value: float = 1e-6,
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.mean, self.squares, self.step = _ZERO + initial_momentum, _ZERO + initial_accumulator_value, 0
+        self.mean, self.squares, self.step = ZERO + initial_momentum, ZERO + initial_accumulator_value, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -187,7 +127,7 @@ class NAdam:
         self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, momentum_decay: float = 4e-3
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon, self.decay = beta_1, beta_2, epsilon, momentum_decay
-        self.mean, self.squares, self.product, self.step = _ZERO, _ZERO, 1.0, 0
+        self.mean, self.squares, self.product, self.step = ZERO, ZERO, 1.0, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -206,7 +146,7 @@ class Adamax:
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.mean, self.largest, self.step = _ZERO, _ZERO, 0
+        self.mean, self.largest, self.step = ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -222,7 +162,7 @@ class ADOPT:
         self, beta_1: float = 0.9, beta_2: float = 0.9999, epsilon: float = 1e-6, clip_exponent: float = 0.25
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon, self.exponent = beta_1, beta_2, epsilon, clip_exponent
-        self.mean, self.squares, self.step = _ZERO, _ZERO, 0
+        self.mean, self.squares, self.step = ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -248,7 +188,7 @@ class AdEMAMix:
         epsilon: float = 1e-8,
     ) -> None:
         self.beta_1, self.beta_2, self.beta_3, self.alpha, self.epsilon = beta_1, beta_2, beta_3, alpha, epsilon
-        self.fast, self.slow, self.squares, self.step = _ZERO, _ZERO, _ZERO, 0
+        self.fast, self.slow, self.squares, self.step = ZERO, ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -272,7 +212,7 @@ class Adan:
     ) -> None:
         self.beta_1, self.beta_2, self.beta_3 = beta_1, beta_2, beta_3
         self.epsilon, self.weight_decay = epsilon, weight_decay
-        self.mean, self.change, self.squares, self.step = _ZERO, _ZERO, _ZERO, 0
+        self.mean, self.change, self.squares, self.step = ZERO, ZERO, ZERO, 0
         self.last: Any = None
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
@@ -292,7 +232,7 @@ class MARS:
     """Yuan et al., 2024, arXiv:2411.10438, algorithm 2, the approximate form."""
 
     def __init__(self, beta_1: float = 0.95, beta_2: float = 0.99, epsilon: float = 1e-8, gamma: float = 0.025) -> None:
-        self.scale, self.last = gamma * beta_1 / (1 - beta_1), _ZERO
+        self.scale, self.last = gamma * beta_1 / (1 - beta_1), ZERO
         self.adam = Adam(beta_1, beta_2, epsilon, epsilon_hat=False)
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
@@ -306,7 +246,7 @@ class LaProp:
 
     def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-15) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self.mean, self.squares, self.step = _ZERO, _ZERO, 0
+        self.mean, self.squares, self.step = ZERO, ZERO, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -321,7 +261,7 @@ class MADGRAD:
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-6) -> None:
         self.momentum, self.epsilon = momentum, epsilon
-        self.total, self.squares, self.step = _ZERO, _ZERO, 0
+        self.total, self.squares, self.step = ZERO, ZERO, 0
         self.initial: Any = None
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
@@ -361,7 +301,7 @@ class NovoGrad:
     ) -> None:
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
         self.share, self.weight_decay = (1 - beta_1 if grad_averaging else 1.0), weight_decay
-        self.momentum, self.square, self.step = _ZERO, 0.0, 0
+        self.momentum, self.square, self.step = ZERO, 0.0, 0
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         self.step += 1
@@ -370,112 +310,3 @@ class NovoGrad:
         normalized = gradient / (np.sqrt(self.square) + self.epsilon) + self.weight_decay * parameter
         self.momentum = self.beta_1 * self.momentum + self.share * normalized
         return -rate * self.momentum
-
-
-class LARS:
-    """You et al., 2017, arXiv:1708.03888, algorithm 1."""
-
-    def __init__(
-        self,
-        momentum: float = 0.9,
-        trust_coefficient: float = 1e-3,
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        self.momentum, self.trust, self.epsilon = momentum, trust_coefficient, epsilon
-        self.weight_decay, self.velocity = weight_decay, _ZERO
-
-    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
-        weight, slope = float(np.linalg.norm(parameter)), float(np.linalg.norm(gradient))
-        ratio = self.trust * weight / (slope + self.weight_decay * weight + self.epsilon)
-        self.velocity = self.momentum * self.velocity - rate * ratio * (gradient + self.weight_decay * parameter)
-        return self.velocity
-
-
-def centralize(parameter: Array, gradient: Array) -> Array:
-    """Yong et al., 2020, arXiv:2004.01461: every output unit's gradient has mean zero."""
-    if gradient.ndim < 2:
-        return gradient
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    return np.stack([column - column.mean() for column in flat.T], axis=1).reshape(gradient.shape)
-
-
-def adaptive_clip(parameter: Array, gradient: Array, clip_factor: float = 0.01, epsilon: float = 1e-3) -> Array:
-    """Brock et al., 2021, arXiv:2102.06171, equation 3."""
-    units = parameter.shape[-1] if parameter.ndim > 1 else 1
-    weights, flat = parameter.reshape(-1, units), gradient.reshape(-1, units).copy()
-    for unit in range(units):
-        limit = clip_factor * max(float(np.linalg.norm(weights[:, unit])), epsilon)
-        norm = np.linalg.norm(flat[:, unit])
-        if norm > limit:
-            flat[:, unit] *= limit / norm
-    return flat.reshape(gradient.shape)
-
-
-def cautious(displacement: Array, gradient: Array) -> Array:
-    """Liang et al., 2024, arXiv:2411.16085, algorithm 2, with the authors' floor of 0.001 on the share."""
-    agrees = (-displacement * gradient > 0).astype(displacement.dtype)
-    return displacement * agrees / max(agrees.mean(), 1e-3)
-
-
-class Lookahead:
-    """Zhang et al., 2019, arXiv:1907.08610, algorithm 1."""
-
-    def __init__(self, initial: Array, sync_period: int = 6, slow_step_size: float = 0.5) -> None:
-        self.slow, self.period, self.size, self.step = np.array(initial), sync_period, slow_step_size, 0
-
-    def __call__(self, fast: Array) -> Array:
-        self.step += 1
-        if self.step % self.period:
-            return fast
-        self.slow = self.slow + self.size * (fast - self.slow)
-        return self.slow
-
-
-class Twin:
-    """One optimizer on a list of arrays, with the order of the kit: clip, before, decay, algorithm, after.
-
-    Args:
-        algorithm: makes the state of one array, such as `Adam`.
-        global_clipnorm: the largest joint norm of the gradients, or None.
-        weight_decay: the decoupled decay.
-        before: list of functions (parameter, gradient) -> gradient.
-        cautious_mask: whether `cautious` edits the displacements.
-        lookahead: (sync_period, slow_step_size), or None.
-    """
-
-    def __init__(
-        self,
-        algorithm: Callable[[], Any],
-        global_clipnorm: float | None = None,
-        weight_decay: float = 0.0,
-        before: list[Callable[[Array, Array], Array]] | None = None,
-        cautious_mask: bool = False,
-        lookahead: tuple[int, float] | None = None,
-    ) -> None:
-        self.make, self.clip, self.decay = algorithm, global_clipnorm, weight_decay
-        self.before, self.cautious, self.lookahead = before or [], cautious_mask, lookahead
-
-    def run(self, initial: list[Array], gradients: list[list[Array]], rate: float) -> list[Array]:
-        """The parameters after one step for each list of gradients."""
-        parameters = [np.array(p) for p in initial]
-        states = [self.make() for _ in parameters]
-        averages = [Lookahead(p, *self.lookahead) for p in parameters] if self.lookahead else None
-        for step in gradients:
-            reduced = list(step)
-            if self.clip is not None:
-                norm = np.sqrt(sum(float((g**2).sum()) for g in reduced))
-                reduced = [g * min(1.0, self.clip / norm) for g in reduced]
-            for i, (parameter, gradient) in enumerate(zip(parameters, reduced, strict=True)):
-                parameter = parameter - rate * self.decay * parameter
-                edited = gradient
-                # The kit's `before` sees the parameter after decay, as the algorithm does.
-                for edit in self.before:
-                    edited = edit(parameter, edited)
-                move = states[i].displacement(parameter, edited, rate)
-                if self.cautious:
-                    move = cautious(move, gradient)
-                parameters[i] = parameter + move
-                if averages:
-                    parameters[i] = averages[i](parameters[i])
-        return parameters

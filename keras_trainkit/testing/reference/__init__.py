@@ -1,0 +1,67 @@
+"""Slow NumPy twins of the optimizers, written from the papers with no regard for speed: one array at a time.
+
+A twin holds its state in plain attributes. `displacement(parameter, gradient, rate)` returns what to add to the
+parameter. The twins of `before` and `after` transforms are functions and classes of their own; `Twin` puts all together.
+"""
+
+from keras_trainkit.testing.reference.classic import (
+    LARS,
+    Adadelta,
+    Adagrad,
+    GradientDescent,
+    RMSprop,
+)
+from keras_trainkit.testing.reference.moments import (
+    ADOPT,
+    LAMB,
+    MADGRAD,
+    MARS,
+    AdaBelief,
+    Adam,
+    Adamax,
+    Adan,
+    AdEMAMix,
+    LaProp,
+    Lion,
+    NAdam,
+    NovoGrad,
+    RAdam,
+    Yogi,
+)
+from keras_trainkit.testing.reference.options import (
+    Lookahead,
+    adaptive_clip,
+    cautious,
+    centralize,
+)
+from keras_trainkit.testing.reference.twin import (
+    Twin,
+)
+
+__all__ = [
+    "ADOPT",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Adamax",
+    "Adan",
+    "GradientDescent",
+    "LAMB",
+    "LARS",
+    "LaProp",
+    "Lion",
+    "Lookahead",
+    "MADGRAD",
+    "MARS",
+    "NAdam",
+    "NovoGrad",
+    "RAdam",
+    "RMSprop",
+    "Twin",
+    "Yogi",
+    "adaptive_clip",
+    "cautious",
+    "centralize",
+]
