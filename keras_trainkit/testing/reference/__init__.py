@@ -1,7 +1,7 @@
 """Slow NumPy twins of the optimizers, written from the papers with no regard for speed: one array at a time.
 
 A twin holds its state in plain attributes. `displacement(parameter, gradient, rate)` returns what to add to the
-parameter. The twins of `before` and `after` transforms are functions and classes of their own; `Twin` puts all together.
+parameter. The twins of `before` and `after` transforms are functions and classes of their own; `Twin` joins them.
 """
 
 from keras_trainkit.testing.reference.classic import (
