@@ -72,6 +72,14 @@ class Chain(Transform):
                     whole[key] = part
         return updates, new
 
+    def offers_evaluation(self) -> bool:
+        return any(link.offers_evaluation() for link in self.links)
+
+    def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
+        for i in range(len(self.links)) if to_evaluation else reversed(range(len(self.links))):
+            parameter = self.links[i].exchange(parameter, state.get(str(i), {}), path, to_evaluation)
+        return parameter
+
 
 @register_transform
 class Partition(Transform):
@@ -132,6 +140,13 @@ class Partition(Transform):
                 _update_some(member, positions, updates, parameters, states, context)
         return updates, states
 
+    def offers_evaluation(self) -> bool:
+        return any(member is not None and member.offers_evaluation() for member in self._members())
+
+    def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
+        member = next(m for m, positions in zip(self._members(), self.groups([path]), strict=True) if positions)
+        return member.exchange(parameter, state, path, to_evaluation)
+
     def _members(self) -> list[Any]:
         return [member for _, member in self.rules] + [self.default]
 
@@ -172,6 +187,12 @@ class Masked(Transform):
         if positions:
             _update_some(self.inner, positions, updates, parameters, states, context)
         return updates, states
+
+    def offers_evaluation(self) -> bool:
+        return self.inner.offers_evaluation()
+
+    def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
+        return self.inner.exchange(parameter, state, path, to_evaluation) if self.applies(path) else parameter
 
 
 def variable_path(variable: Any) -> str:

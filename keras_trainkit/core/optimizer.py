@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, checks, state
+from keras_trainkit.core import backend, checks, evaluation, state
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
@@ -131,6 +131,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
         self._watch_every = 0
         self._flush_step: Any = None
+        self._aside: evaluation.Aside | None = None
 
     # ------------------------------------------------------------------------------------------------- description
 
@@ -325,7 +326,8 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             return
         if self._flush_step is None:
             self._flush_step = backend.replica_step(self, self._flush_on_replica)
-        self._flush_step()
+        with evaluation.training_weights(self):
+            self._flush_step()
 
     def _flush_on_replica(self) -> None:
         variables = [v for v in backend.built_variables(self) if not _overwritten(v)]
@@ -423,11 +425,33 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         if not backend.has_value(self.iterations):
             return  # `fit` calls this after an error, too; the error must show, not one of ours
         self.flush()
-        if self.use_ema:
+        if self.use_ema and not evaluation.held(self):
             for variable in var_list:
                 average = self._averages[backend.variable_index(self, variable)]
                 if average is not None:
                     variable.assign(ops.cast(backend.read(average), variable.dtype))
+
+    # --------------------------------------------------------------------------------------------- evaluation weights
+
+    def offers_evaluation(self) -> bool:
+        """Whether there are weights to evaluate, save and deploy other than those trained; see `EvaluationWeights`."""
+        return self.use_ema or chain(*self._plan.before, self.transform(), *self._plan.after).offers_evaluation()
+
+    def evaluation_weights(self, variables: list[Any] | None = None) -> list[Any]:
+        """The weights to evaluate, one tensor for each variable; those of `build` when left out."""
+        return evaluation.weights(self, variables)
+
+    def holds_evaluation(self) -> bool:
+        """Whether the variables hold the evaluation weights now."""
+        return evaluation.held(self)
+
+    def to_evaluation(self) -> None:
+        """Puts the evaluation weights into the variables; keeps, and saves, the training weights until they return."""
+        evaluation.put_in(self)
+
+    def to_training(self) -> None:
+        """Puts the training weights back, bit for bit."""
+        evaluation.put_back(self)
 
     def _resolve(self, gradients: list[Any], trainable_variables: Any) -> list[Any]:
         if trainable_variables is None:
@@ -497,7 +521,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the state under names that say which slot of which variable each array is."""
-        for key, variable in state.named_variables(self):
+        for key, variable in [*state.named_variables(self), *evaluation.saved(self)]:
             store[key] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
@@ -508,7 +532,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: when the state does not fit; it names the slots.
         """
-        state.load(self, {key: store[key] for key in store.keys()})  # noqa: SIM118 (an HDF5 store is no dict)
+        state.load(self, evaluation.loaded(self, {key: store[key] for key in store.keys()}))  # noqa: SIM118 (an HDF5 store is no dict)
 
     def inner_variables(self) -> list[Any]:
         """State that belongs to no single model variable; it is saved with the slots."""

@@ -110,6 +110,17 @@ class Transform:
         ]
         return [update for update, _ in pairs], [state for _, state in pairs]
 
+    def offers_evaluation(self) -> bool:
+        """Whether `exchange` gives weights to evaluate that are not the trained ones."""
+        return type(self).exchange is not Transform.exchange
+
+    def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
+        """The weights to evaluate, from the trained `parameter` and the state; or the other way round.
+
+        Algorithms that train one sequence of weights and evaluate another override it.
+        """
+        return parameter
+
     def get_config(self) -> dict[str, Any]:
         """The fields, as Keras's serialization wants them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
