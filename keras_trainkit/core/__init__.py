@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_trainkit.core.compose import Chain, Masked, Partition, chain, masked, partition
+    from keras_trainkit.core.guard import Guard
     from keras_trainkit.core.optimizer import TransformOptimizer
     from keras_trainkit.core.transform import Context, LeafContext, Slot, Transform, register_transform
 
 __all__ = [
     "Chain",
     "Context",
+    "Guard",
     "LeafContext",
     "Masked",
     "Partition",
@@ -28,7 +30,7 @@ __all__ = [
     "register_transform",
 ]
 
-_MODULES = ("transform", "compose", "optimizer")
+_MODULES = ("transform", "guard", "compose", "optimizer")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from keras_trainkit.core.guard import Guard
 from keras_trainkit.core.transform import Context, State, Tensor, Transform, register_transform
 
 
@@ -56,6 +57,9 @@ class Chain(Transform):
         for link in self.links:
             link.check_variables(variables)
 
+    def fitted(self, variables: list[Any]) -> Chain:
+        return Chain([link.fitted(variables) for link in self.links])
+
     def slots(self, variable: Any) -> dict[str, Any]:
         declared = {str(i): link.slots(variable) for i, link in enumerate(self.links)}
         return {key: slots for key, slots in declared.items() if slots}
@@ -95,9 +99,9 @@ class Partition(Transform):
             if not (isinstance(rule, list) and len(rule) == 2):
                 raise ValueError(f"`rules` must hold [pattern, transform] pairs. Received: rules={self.rules}")
             _require_pattern("rules", rule[0])
-            _require_transform("rules", rule[1])
+            _require_member("rules", rule[1])
         if self.default is not None:
-            _require_transform("default", self.default)
+            _require_member("default", self.default)
 
     def groups(self, paths: list[str]) -> list[list[int]]:
         """The positions of the paths that each rule takes, in the order of the rules; the default's come last."""
@@ -123,6 +127,14 @@ class Partition(Transform):
         for positions, member in zip([*ruled, rest], self._members(), strict=True):
             if positions:
                 member.check_variables([variables[i] for i in positions])
+
+    def fitted(self, variables: list[Any]) -> Partition:
+        groups = self.groups([variable_path(v) for v in variables])
+        *ruled, default = [
+            member.fitted([variables[i] for i in positions]) if positions else member
+            for positions, member in zip(groups, self._members(), strict=True)
+        ]
+        return Partition([[rule[0], member] for rule, member in zip(self.rules, ruled, strict=True)], default)
 
     def slots(self, variable: Any) -> dict[str, Any]:
         return next(
@@ -160,7 +172,7 @@ class Masked(Transform):
     invert: bool = False
 
     def validate(self) -> None:
-        _require_transform("inner", self.inner)
+        _require_member("inner", self.inner)
         _require_pattern("pattern", self.pattern)
 
     def applies(self, path: str) -> bool:
@@ -175,6 +187,10 @@ class Masked(Transform):
                 f"`pattern` leaves no variable to transform. Received: pattern={self.pattern!r} on {listed}"
             )
         self.inner.check_variables(mine)
+
+    def fitted(self, variables: list[Any]) -> Masked:
+        mine = [v for v in variables if self.applies(variable_path(v))]
+        return Masked(self.inner.fitted(mine), self.pattern, self.invert)
 
     def slots(self, variable: Any) -> dict[str, Any]:
         return self.inner.slots(variable) if self.applies(variable_path(variable)) else {}
@@ -221,6 +237,16 @@ def _update_some(
 def _require_transform(name: str, value: Any) -> None:
     if not isinstance(value, Transform):
         raise TypeError(f"`{name}` must hold transforms of keras_trainkit. Received: {name}={value!r}")
+
+
+def _require_member(name: str, value: Any) -> None:
+    _require_transform(name, value)
+    links = value.links if isinstance(value, Chain) else [value]
+    if any(isinstance(link, Guard) for link in links):
+        raise TypeError(
+            f"`{name}` must not hold a guard: it judges the step of the whole model, so put it into the optimizer's "
+            f"`before`. Received: {name}={value!r}"
+        )
 
 
 def _require_pattern(name: str, value: Any) -> None:

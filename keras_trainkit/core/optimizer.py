@@ -14,6 +14,7 @@ from keras_trainkit.core import backend, checks, evaluation, state
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
+from keras_trainkit.core.guard import GuardRoom
 from keras_trainkit.core.numerics import squared_norm, wide_dtype
 from keras_trainkit.core.transform import Context, Slot, State, Transform
 
@@ -219,7 +220,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 super().build(variables)
             finally:
                 self.gradient_accumulation_steps, self.use_ema = accumulates, averages
+            links = links.fitted(variables)
             self._links = links
+            self._guards = GuardRoom(links.links, self._add_memory)
             self._slots = state.Slots()
             self._averages = state.VariableList(self._add_slots(variables, "average", Slot()) if averages else [])
             backend.publish_averages(self, list(self._averages))
@@ -250,6 +253,10 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         return backend.add_slot(
             self, variable, f"{variable_path(variable)}_{name}".replace("/", "_"), shape, dtype, initial
         )
+
+    def _add_memory(self, kind: str, name: str) -> keras.Variable:
+        dtype = "int32" if kind == "int" else wide_dtype(keras.config.floatx())
+        return self.add_variable((), dtype=dtype, name=name)
 
     # -------------------------------------------------------------------------------------------------------- step
 
@@ -304,7 +311,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     def apply_reduced(self, gradients: list[Any], variables: list[Any]) -> None:
         """The second and third step: computes from reduced gradients and writes."""
         if not self.gradient_accumulation_steps:
-            self._update(gradients, variables)
+            self._guarded(gradients, variables)
             return
         count = backend.read(self._window) + 1
         accumulators = [self._accumulators[backend.variable_index(self, v)] for v in variables]
@@ -344,13 +351,27 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         backend.when(count > 0, end, None, self.written_variables(variables))
 
     def _close_window(self, totals: list[Any], count: Any, variables: list[Any], accumulators: list[Any]) -> None:
-        self._update([total / ops.cast(count, total.dtype) for total in totals], variables)
+        self._guarded([total / ops.cast(count, total.dtype) for total in totals], variables)
         self._empty_window(accumulators)
 
     def _empty_window(self, accumulators: list[Any]) -> None:
         for accumulator in accumulators:
             backend.write(accumulator, ops.zeros(accumulator.shape, accumulator.dtype))
         backend.write(self._window, 0)
+
+    def _guarded(self, gradients: list[Any], variables: list[Any]) -> None:
+        """`_update`, unless a guard refuses the gradients."""
+        if not len(self._guards):
+            self._update(gradients, variables)
+            return
+        step, rate = backend.read(self.iterations) + 1, ops.convert_to_tensor(self.learning_rate)
+        context = Context(step, rate, gradients, [variable_path(v) for v in variables])
+        passed, agreed = self._guards.judge(gradients, context)
+        backend.when(agreed, lambda: self._update(passed, variables), None, self.written_variables(variables))
+
+    def guard_memories(self) -> list[dict[str, Any]]:
+        """What each guard remembers, such as how many steps it refused; empty before the optimizer is built."""
+        return self._guards.values() if self.built else []
 
     def _update(self, gradients: list[Any], variables: list[Any]) -> None:
         indices = [backend.variable_index(self, v) for v in variables]
@@ -536,7 +557,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     def inner_variables(self) -> list[Any]:
         """State that belongs to no single model variable; it is saved with the slots."""
-        return []
+        return self._guards.variables()
 
 
 def _overwritten(variable: Any) -> bool:

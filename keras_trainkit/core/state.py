@@ -255,5 +255,5 @@ def _describe(key: str) -> str:
         return f"`{key}`"
     slot, _, path = rest.partition(".")
     if index == "inner":
-        return f"variable {slot} of the wrapped optimizer (`{path.replace('.', '/')}`)"
+        return f"variable {slot} of the optimizer as a whole (`{path.replace('.', '/')}`)"
     return f"slot `{slot}` of variable {index} (`{path.replace('.', '/')}`)"

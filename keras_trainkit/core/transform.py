@@ -92,6 +92,10 @@ class Transform:
     def check_variables(self, variables: list[Any]) -> None:
         """Raises ValueError when the configuration does not suit the model; called when the optimizer is built."""
 
+    def fitted(self, variables: list[Any]) -> Transform:
+        """The transform for exactly these variables, where it depends on all of them; called before `slots`."""
+        return self
+
     def slots(self, variable: Any) -> dict[str, Any]:
         """The state of one variable: name to a number, `"copy"` or `Slot`, or to a nested dictionary of these."""
         return {}

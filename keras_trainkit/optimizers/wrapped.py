@@ -97,7 +97,7 @@ class Wrapped(TransformOptimizer):
         super().build(variables)
 
     def inner_variables(self) -> list[Any]:
-        return list(self._inner_variables)
+        return [*self._inner_variables, *super().inner_variables()]
 
     def argument(self, name: str) -> Any:
         return backend.serialize_pure_copy(self._inner.value) if name == "inner" else super().argument(name)
@@ -105,11 +105,11 @@ class Wrapped(TransformOptimizer):
     def _displacements(
         self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
     ) -> tuple[list[Any], list[State], list[Any]]:
-        first = len(self.before)
+        first = len(chain(*self.before).links)
         early, late = self._links.links[:first], self._links.links[first:]
         new: list[State] = [{} for _ in states]
         updates = _run(early, 0, gradients, parameters, states, new, context)
-        slots = self.inner_variables()
+        slots = list(self._inner_variables)
         values, written = backend.pure_update(
             self._inner.value, slots, updates, variables, parameters, context.learning_rate, context.step - 1
         )

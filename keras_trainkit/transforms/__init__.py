@@ -5,7 +5,7 @@ from keras_trainkit.transforms.centering import Centralize
 from keras_trainkit.transforms.clipping import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, ClipByValue
 from keras_trainkit.transforms.decay import AddDecay, ProximalDecay
 from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, ScaleByAdEMAMix
-from keras_trainkit.transforms.guards import Cautious
+from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
 from keras_trainkit.transforms.moments import (
     Momentum,
     ScaleByAdadelta,
@@ -58,4 +58,7 @@ __all__ = [
     "ScaleByRms",
     "ScaleByTrustRatio",
     "ScaleByYogi",
+    "SkipNonfinite",
+    "SkipSpikes",
+    "ZClip",
 ]

@@ -30,6 +30,9 @@ from keras_trainkit.testing.reference.moments import (
 )
 from keras_trainkit.testing.reference.options import (
     Lookahead,
+    SkipNonfinite,
+    SkipSpikes,
+    ZClip,
     adaptive_clip,
     cautious,
     centralize,
@@ -59,8 +62,11 @@ __all__ = [
     "NovoGrad",
     "RAdam",
     "RMSprop",
+    "SkipNonfinite",
+    "SkipSpikes",
     "Twin",
     "Yogi",
+    "ZClip",
     "adaptive_clip",
     "cautious",
     "centralize",

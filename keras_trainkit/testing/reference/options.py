@@ -45,3 +45,73 @@ class Lookahead:
             return fast
         self.slow = self.slow + self.size * (fast - self.slow)
         return self.slow
+
+
+class SkipNonfinite:
+    """No step with a NaN or an infinity, but for the one after `max_consecutive` of them."""
+
+    def __init__(self, max_consecutive: int | None = None) -> None:
+        self.most, self.skipped, self.consecutive = max_consecutive, 0, 0
+
+    def __call__(self, gradients: list[Array]) -> tuple[list[Array], bool]:
+        if all(np.isfinite(g).all() for g in gradients):
+            self.consecutive = 0
+            return gradients, True
+        patient = self.most is None or self.consecutive < self.most
+        self.consecutive += 1
+        self.skipped += patient
+        return gradients, not patient
+
+
+class SkipSpikes:
+    """No step whose norm is above `factor` times the running mean of the norms."""
+
+    def __init__(self, factor: float, decay: float, warmup: int) -> None:
+        self.factor, self.decay, self.warmup = factor, decay, warmup
+        self.mean, self.seen, self.skipped = 0.0, 0, 0
+
+    def __call__(self, gradients: list[Array]) -> tuple[list[Array], bool]:
+        norm = joint_norm(gradients)
+        if not np.isfinite(norm):
+            self.skipped += 1
+            return gradients, False
+        admitted = True
+        if self.seen >= self.warmup and norm > self.factor * self.mean > 0:
+            admitted, norm = False, self.factor * self.mean
+            self.skipped += 1
+        self.seen += 1
+        weight = max(1 / self.seen, 1 - self.decay)
+        self.mean = (1 - weight) * self.mean + weight * norm
+        return gradients, admitted
+
+
+class ZClip:
+    """Kumar et al., 2025, arXiv:2504.02507, algorithm 1: the first norms are kept in a list."""
+
+    def __init__(self, threshold: float = 2.5, decay: float = 0.97, warmup: int = 25, epsilon: float = 1e-6) -> None:
+        self.threshold, self.decay, self.warmup, self.epsilon = threshold, decay, warmup, epsilon
+        self.first: list[float] = []
+        self.mean, self.variance, self.clipped = 0.0, 0.0, 0
+
+    def __call__(self, gradients: list[Array]) -> tuple[list[Array], bool]:
+        norm = joint_norm(gradients)
+        if not np.isfinite(norm):
+            return gradients, True
+        if len(self.first) < self.warmup:
+            self.first.append(norm)
+            self.mean, self.variance = float(np.mean(self.first)), float(np.var(self.first))
+            return gradients, True
+        deviation = self.variance**0.5
+        score = (norm - self.mean) / (deviation + self.epsilon)
+        if score > self.threshold:
+            limit = self.mean + self.threshold * deviation / (score / self.threshold)
+            gradients, norm = [g * (limit / norm) for g in gradients], limit
+            self.clipped += 1
+        self.mean = self.decay * self.mean + (1 - self.decay) * norm
+        self.variance = self.decay * self.variance + (1 - self.decay) * (norm - self.mean) ** 2
+        return gradients, True
+
+
+def joint_norm(gradients: list[Array]) -> float:
+    """The norm of all arrays together."""
+    return float(np.sqrt(sum(float((g**2).sum()) for g in gradients)))

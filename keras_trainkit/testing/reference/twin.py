@@ -21,6 +21,8 @@ class Twin:
         before: list of functions (parameter, gradient) -> gradient.
         cautious_mask: whether `cautious` edits the displacements.
         lookahead: (sync_period, slow_step_size), or None.
+        guards: list of functions, gradients -> (gradients, whether the step is taken); they come first of all.
+        after: list of functions (step, index of the array, parameter, displacement) -> displacement.
     """
 
     def __init__(
@@ -31,17 +33,27 @@ class Twin:
         before: list[Callable[[Array, Array], Array]] | None = None,
         cautious_mask: bool = False,
         lookahead: tuple[int, float] | None = None,
+        guards: list[Callable[[list[Array]], tuple[list[Array], bool]]] | None = None,
+        after: list[Callable[[int, int, Array, Array], Array]] | None = None,
     ) -> None:
         self.make, self.clip, self.decay = algorithm, global_clipnorm, weight_decay
         self.before, self.cautious, self.lookahead = before or [], cautious_mask, lookahead
+        self.guards, self.after = guards or [], after or []
 
     def run(self, initial: list[Array], gradients: list[list[Array]], rate: float) -> list[Array]:
         """The parameters after one step for each list of gradients."""
         parameters = [np.array(p) for p in initial]
         states = [self.make() for _ in parameters]
         averages = [Lookahead(p, *self.lookahead) for p in parameters] if self.lookahead else None
+        count = 0
         for step in gradients:
-            reduced = list(step)
+            reduced, taken = list(step), True
+            for guard in self.guards:
+                reduced, admitted = guard(reduced)
+                taken = taken and admitted
+            if not taken:
+                continue
+            count += 1
             if self.clip is not None:
                 norm = np.sqrt(sum(float((g**2).sum()) for g in reduced))
                 reduced = [g * min(1.0, self.clip / norm) for g in reduced]
@@ -54,6 +66,8 @@ class Twin:
                 move = states[i].displacement(parameter, edited, rate)
                 if self.cautious:
                     move = cautious(move, gradient)
+                for edit_move in self.after:
+                    move = edit_move(count, i, parameter, move)
                 parameters[i] = parameter + move
                 if averages:
                     parameters[i] = averages[i](parameters[i])
