@@ -1,6 +1,7 @@
 """The one table of optimizers: each row goes through every contract of test_contracts.py."""
 
 from functools import partial
+from math import prod
 
 from keras.optimizers.schedules import PolynomialDecay
 
@@ -13,6 +14,13 @@ from keras_trainkit.transforms import AdaptiveClip, Cautious, Centralize, Lookah
 LOOKAHEAD = {"after": [Lookahead(5, 0.5)]}
 CAUTIOUS = {"after": [Cautious()]}
 C_ADAMW = "OFFICIAL C-AdamW formula(c_adamw.py: eps 1e-6, mask on exp_avg, mean clamp 1e-3)"
+
+
+def muon_adam(weight_decay=0.0):
+    """What Muon gives to vectors, embeddings and heads."""
+    inner = reference.Adam(beta_2=0.95, epsilon=1e-10, epsilon_hat=False)
+    return reference.Ratio(inner, 0.015, weight_decay)
+
 
 CASES = [
     Case(
@@ -324,5 +332,59 @@ CASES = [
         arguments=lambda: {"weight_decay": 0.1},
         others={"weight_decay": 0.01, "momentum": 0.5, "nesterov": True},
         golden=[Golden("sgdw", source, {}) for source in ("timm", "po", "TFA 0.23")],
+    ),
+    Case(
+        "muon",
+        optimizers.Muon,
+        # The kernel of the convolution comes last, so it counts as the head.
+        twin=lambda: Twin(iter([reference.Muon(), muon_adam(), muon_adam()]).__next__),
+        rates={"parabola": 5.0, "rosenbrock": 1.0, "matrix": PolynomialDecay(0.3, 1500, 0.0)},
+        state_bytes=lambda shapes: 4 * (prod(shapes[0]) + 2 * sum(prod(shape) for shape in shapes[1:])),
+        golden=[Golden("muon2d", "torch", {"layouts": [[".", "oi"]], "ns_dtype": "bfloat16"})],
+        fit_rate=0.05,
+    ),
+    Case(
+        "muon-everywhere",
+        optimizers.Muon,
+        twin=lambda: Twin(
+            iter(
+                [
+                    reference.Muon(0.9, False, "spectral", 4, 0.1),
+                    muon_adam(0.2),
+                    reference.Muon(0.9, False, "spectral", 4, 0.1),
+                ]
+            ).__next__
+        ),
+        rates={"matrix": PolynomialDecay(0.3, 1500, 0.0)},
+        state_bytes=lambda shapes: 4 * sum(prod(shape) * (1 if len(shape) > 1 else 2) for shape in shapes),
+        arguments=lambda: {
+            "momentum": 0.9,
+            "nesterov": False,
+            "scale": "spectral",
+            "ns_steps": 4,
+            "weight_decay": 0.1,
+            "adam_weight_decay": 0.2,
+            "head": None,
+        },
+        others={
+            "weight_decay": 0.2,
+            "momentum": 0.5,
+            "nesterov": True,
+            "scale": "rms",
+            "coefficients": [2.0, -1.5, 0.5],
+            "ns_steps": 3,
+            "ns_dtype": "bfloat16",
+            "layouts": [["kernel", "bioo"]],
+            "exclude_layers": ["kernel"],
+            "exclude_embeddings": False,
+            "head": "kernel",
+            "adam_lr_ratio": 0.5,
+            "adam_beta_1": 0.5,
+            "adam_beta_2": 0.5,
+            "epsilon": 1e-3,
+            "adam_weight_decay": 0.0,
+        },
+        names=["embedding", "vector", "kernel"],
+        fit_rate=0.05,
     ),
 ]

@@ -16,6 +16,7 @@ from keras_trainkit.optimizers.lars import LARS as LARS
 from keras_trainkit.optimizers.lion import Lion as Lion
 from keras_trainkit.optimizers.madgrad import MADGRAD as MADGRAD
 from keras_trainkit.optimizers.mars import MARS as MARS
+from keras_trainkit.optimizers.muon import Muon as Muon
 from keras_trainkit.optimizers.nadam import NAdam as NAdam
 from keras_trainkit.optimizers.novograd import NovoGrad as NovoGrad
 from keras_trainkit.optimizers.radam import RAdam as RAdam

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,22 +37,32 @@ class Case:
         make: the class; called with `learning_rate` and `arguments`.
         twin: makes the NumPy twin for the same arguments.
         rates: for each problem of `problems.PROBLEMS`, a learning rate or schedule that arrives.
-        state_bytes: bytes of state per float32 parameter.
+        state_bytes: bytes of state per float32 parameter; where they depend on the shape, a function that takes the
+            list of all variables' shapes and returns the bytes of all together.
         arguments: a function without arguments that returns fresh keyword arguments.
         others: for each constructor argument, another value that must change the trajectory; values are functions.
         golden: third parties' results.
         fit_rate: a sensible learning rate for a small network.
+        names: names for the three variables on which `others` are tried (a kernel, a bias, a convolution kernel), for
+            arguments that go by the name.
     """
 
     name: str
     make: type[TransformOptimizer]
     twin: Callable[[], Twin]
     rates: dict[str, Any]
-    state_bytes: float
+    state_bytes: float | Callable[[list[tuple[int, ...]]], float]
     arguments: Callable[[], dict[str, Any]] = dict
     others: dict[str, Any] = dataclasses.field(default_factory=dict)
     golden: list[Golden] = dataclasses.field(default_factory=list)
     fit_rate: float = 1e-2
+    names: list[str] | None = None
+
+    def total_state_bytes(self, shapes: list[tuple[int, ...]]) -> float:
+        """Bytes of state of float32 variables of these shapes."""
+        if callable(self.state_bytes):
+            return self.state_bytes(shapes)
+        return self.state_bytes * sum(math.prod(shape) for shape in shapes)
 
     def optimizer(self, learning_rate: Any, **more: Any) -> TransformOptimizer:
         """A fresh optimizer; `more` replaces arguments."""

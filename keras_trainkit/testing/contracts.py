@@ -52,9 +52,10 @@ def feels_every_argument(case: Case) -> None:
     missing = named - set(case.others)
     assert not missing, f"`others` lacks {sorted(missing)}"
     initial, gradients = _walk(30)
-    plain = Stepper(case.optimizer(0.05), initial).run(gradients)
+    plain = Stepper(case.optimizer(0.05), initial, names=case.names).run(gradients)
     for name, other in case.others.items():
-        changed = Stepper(case.optimizer(0.05, **{name: other() if callable(other) else other}), initial).run(gradients)
+        optimizer = case.optimizer(0.05, **{name: other() if callable(other) else other})
+        changed = Stepper(optimizer, initial, names=case.names).run(gradients)
         distance = max(np.abs(a - b).max() for a, b in zip(plain, changed, strict=True))
         assert distance > 1e-9, f"{name} changes nothing"
 
@@ -74,11 +75,12 @@ def equals_twin(case: Case) -> None:
 
 def agrees_with_golden(case: Case, vectors: dict[str, Any], golden: Golden, tolerance: float = 1e-5) -> None:
     """20 steps in float32 end where a third party's implementation ended."""
-    initial = [np.array(p) for p in vectors["initial"]]
-    gradients = [[np.array(g) for g in step] for step in vectors["gradients"]]
+    expected = vectors["final"][golden.method][golden.source]  # of some methods of the first variables alone
+    initial = [np.array(p) for p in vectors["initial"]][: len(expected)]
+    gradients = [[np.array(g) for g in step[: len(expected)]] for step in vectors["gradients"]]
     optimizer = case.optimizer(golden.learning_rate, **golden.arguments)
     ours = Stepper(optimizer, initial, dtype="float32").run(gradients)
-    for mine, theirs in zip(ours, vectors["final"][golden.method][golden.source], strict=True):
+    for mine, theirs in zip(ours, expected, strict=True):
         np.testing.assert_allclose(mine, np.array(theirs), rtol=0, atol=tolerance)
 
 
@@ -111,9 +113,9 @@ def keeps_dtypes(case: Case) -> None:
         assert any((a != b).any() for a, b in zip(before, after, strict=True))
         slots = [v for v in step.optimizer.variables if len(v.shape)]
         assert all(keras.backend.standardize_dtype(v.dtype) == f"float{8 * width}" for v in slots)
-        parameters = sum(p.size for p in initial)
         state = sum(int(np.prod(v.shape)) * width for v in slots)
-        assert state == case.state_bytes * width / 4 * parameters, (state / parameters, case.state_bytes)
+        promised = case.total_state_bytes([p.shape for p in initial]) * width / 4
+        assert state == promised, f"{state} bytes of state, not {promised}"
 
 
 # --------------------------------------------------------------------------------------------------------- training

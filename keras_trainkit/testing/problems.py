@@ -103,13 +103,20 @@ class Stepper:
         initial: list of arrays; variable i is named `p<i>`.
         dtype: of the variables.
         jit_compile: compile with XLA; JAX always does.
+        names: of the variables, instead of `p<i>`.
     """
 
     def __init__(
-        self, optimizer: Any, initial: list[np.ndarray], dtype: str = WIDEST, jit_compile: bool = False
+        self,
+        optimizer: Any,
+        initial: list[np.ndarray],
+        dtype: str = WIDEST,
+        jit_compile: bool = False,
+        names: list[str] | None = None,
     ) -> None:
         self.optimizer, self.dtype = optimizer, dtype
-        self.variables = [keras.Variable(p, dtype=dtype, name=f"p{i}") for i, p in enumerate(initial)]
+        names = names or [f"p{i}" for i in range(len(initial))]
+        self.variables = [keras.Variable(p, dtype=dtype, name=n) for p, n in zip(initial, names, strict=True)]
         optimizer.build(self.variables)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf

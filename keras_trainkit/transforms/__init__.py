@@ -8,6 +8,7 @@ from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, S
 from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
 from keras_trainkit.transforms.moments import (
     Momentum,
+    Scale,
     ScaleByAdadelta,
     ScaleByAdagrad,
     ScaleByAdam,
@@ -17,6 +18,7 @@ from keras_trainkit.transforms.moments import (
     ScaleByRAdam,
     ScaleByRms,
 )
+from keras_trainkit.transforms.orthogonal import AverageGradient, Orthogonalize
 from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
 from keras_trainkit.transforms.variance import (
     ScaleByAdamax,
@@ -30,6 +32,7 @@ from keras_trainkit.transforms.variance import (
 __all__ = [
     "AdaptiveClip",
     "AddDecay",
+    "AverageGradient",
     "Cautious",
     "Centralize",
     "ClipByGlobalNorm",
@@ -38,8 +41,10 @@ __all__ = [
     "DualAverage",
     "Lookahead",
     "Momentum",
+    "Orthogonalize",
     "ProximalDecay",
     "ReduceVariance",
+    "Scale",
     "ScaleByAdEMAMix",
     "ScaleByAdadelta",
     "ScaleByAdagrad",

@@ -20,6 +20,19 @@ class ScaleByLearningRate(Transform):
 
 
 @register_transform
+class Scale(Transform):
+    """The update times a constant `factor`."""
+
+    factor: float
+
+    def validate(self) -> None:
+        checks.number("factor", self.factor)
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        return self.factor * update, state
+
+
+@register_transform
 class Momentum(Transform):
     """Heavy-ball momentum of displacements: v = momentum v + u, and v is the displacement (Polyak, 1964).
 

@@ -11,6 +11,10 @@ from keras_trainkit.testing.reference.classic import (
     GradientDescent,
     RMSprop,
 )
+from keras_trainkit.testing.reference.matrix import (
+    Muon,
+    Ratio,
+)
 from keras_trainkit.testing.reference.moments import (
     ADOPT,
     LAMB,
@@ -58,12 +62,14 @@ __all__ = [
     "Lookahead",
     "MADGRAD",
     "MARS",
+    "Muon",
     "NAdam",
     "NovoGrad",
     "RAdam",
     "RMSprop",
     "SkipNonfinite",
     "SkipSpikes",
+    "Ratio",
     "Twin",
     "Yogi",
     "ZClip",
