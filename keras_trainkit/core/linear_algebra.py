@@ -20,8 +20,8 @@ def newton_schulz(
     """The orthogonal factor U V^T of each matrix x = U S V^T, nearly: its singular values lie about 1.
 
     x / norm(x) goes `steps` times through the odd polynomial a x + b (x x^T) x + c (x x^T)^2 x. The author's
-    a = 3.4445, b = -4.7750, c = 2.0315 with 5 steps trade exactness for speed: singular values above 0.005 of the Frobenius norm
-    end between 0.68 and 1.16, never all at 1.
+    a = 3.4445, b = -4.7750, c = 2.0315 with 5 steps trade exactness for speed: singular values above 0.005 of the
+    Frobenius norm end between 0.68 and 1.16, never all at 1.
 
     Args:
         x: shape (..., rows, columns).

@@ -25,12 +25,12 @@ class Muon(TransformOptimizer):
 
     **Which variables.** The optimizer sees variables, not layers, and goes by path and shape. AdamW gets, in this
     order: a variable that `exclude_layers` names; vectors and scalars, among them a matrix of one row or column, and
-    biases and scales of any rank; depthwise kernels (a matrix for each channel would have one column); embeddings (`embed` in
-    the name of the variable or of its layer); and the head. `head="auto"` takes for a head the layers called `head`,
-    `logits`, `predictions` or `classifier` (or `lm_head`, `head_2` ...); if there is none, the last matrix in the order
-    of the model's variables, unless it is the only one. Keras orders variables by layer, so that is the output layer
-    of a model whose output layer was made last. It is wrong for a model without an output matrix (tied embeddings):
-    give `head=None` there. `routes` says for each variable where it went, and why; read it once.
+    biases and scales of any rank; depthwise kernels (a matrix for each channel would have one column); embeddings
+    (`embed` in the name of the variable or of its layer); and the head. `head="auto"` takes for a head the layers
+    called `head`, `logits`, `predictions` or `classifier` (or `lm_head`, `head_2` ...); if there is none, the last
+    matrix in the order of the model's variables, unless it is the only one. Keras orders variables by layer, so that
+    is the output layer of a model whose output layer was made last. It is wrong for a model without an output matrix
+    (tied embeddings): give `head=None` there. `routes` says for each variable where it went, and why; read it once.
 
     **Rows and columns.** A Keras kernel is (inputs, outputs), torch's (outputs, inputs). Here the last axis is the
     output and all others are inputs, flattened: a convolution of (height, width, in, out) is one matrix. Keras's
