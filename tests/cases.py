@@ -167,6 +167,15 @@ CASES = [
         fit_rate=1e-3,
     ),
     Case(
+        "adamw16",
+        optimizers.AdamW16,
+        twin=lambda: Twin(reference.numbered(reference.Adam16), weight_decay=0.004),
+        rates={"parabola": 0.1, "rosenbrock": 0.02, "matrix": 0.05},
+        state_bytes=4,
+        others={"weight_decay": 0.1, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3, "epsilon_hat": False, "seed": 1},
+        slot_dtype="bfloat16",
+    ),
+    Case(
         "adabelief",
         optimizers.AdaBelief,
         twin=lambda: Twin(reference.AdaBelief),

@@ -7,6 +7,7 @@ from keras_trainkit.optimizers.adagrad import Adagrad as Adagrad
 from keras_trainkit.optimizers.adam import Adam as Adam
 from keras_trainkit.optimizers.adamax import Adamax as Adamax
 from keras_trainkit.optimizers.adamw import AdamW as AdamW
+from keras_trainkit.optimizers.adamw16 import AdamW16 as AdamW16
 from keras_trainkit.optimizers.adan import Adan as Adan
 from keras_trainkit.optimizers.ademamix import AdEMAMix as AdEMAMix
 from keras_trainkit.optimizers.adopt import ADOPT as ADOPT

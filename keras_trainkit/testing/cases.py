@@ -45,6 +45,7 @@ class Case:
         fit_rate: a sensible learning rate for a small network.
         names: names for the three variables on which `others` are tried (a kernel, a bias, a convolution kernel), for
             arguments that go by the name.
+        slot_dtype: the dtype of the slots, if it is always the same; otherwise that of the variables, at least float32.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Case:
     golden: list[Golden] = dataclasses.field(default_factory=list)
     fit_rate: float = 1e-2
     names: list[str] | None = None
+    slot_dtype: str | None = None
 
     def total_state_bytes(self, shapes: list[tuple[int, ...]]) -> float:
         """Bytes of state of float32 variables of these shapes."""

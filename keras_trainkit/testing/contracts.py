@@ -112,9 +112,10 @@ def keeps_dtypes(case: Case) -> None:
         assert all(keras.backend.standardize_dtype(v.dtype) == dtype for v in step.variables)
         assert any((a != b).any() for a, b in zip(before, after, strict=True))
         slots = [v for v in step.optimizer.variables if len(v.shape)]
-        assert all(keras.backend.standardize_dtype(v.dtype) == f"float{8 * width}" for v in slots)
-        state = sum(int(np.prod(v.shape)) * width for v in slots)
-        promised = case.total_state_bytes([p.shape for p in initial]) * width / 4
+        kept = case.slot_dtype or f"float{8 * width}"
+        assert all(keras.backend.standardize_dtype(v.dtype) == kept for v in slots)
+        state = sum(int(np.prod(v.shape)) * ops.convert_to_numpy(v).itemsize for v in slots)
+        promised = case.total_state_bytes([p.shape for p in initial]) * (1 if case.slot_dtype else width / 4)
         assert state == promised, f"{state} bytes of state, not {promised}"
 
 

@@ -19,6 +19,7 @@ from keras_trainkit.transforms.moments import (
     ScaleByRms,
 )
 from keras_trainkit.transforms.orthogonal import AverageGradient, Orthogonalize
+from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
 from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
 from keras_trainkit.transforms.variance import (
     ScaleByAdamax,
@@ -45,10 +46,12 @@ __all__ = [
     "ProximalDecay",
     "ReduceVariance",
     "Scale",
+    "RoundAtRandom",
     "ScaleByAdEMAMix",
     "ScaleByAdadelta",
     "ScaleByAdagrad",
     "ScaleByAdam",
+    "ScaleByAdam16",
     "ScaleByAdamax",
     "ScaleByAdan",
     "ScaleByAdopt",

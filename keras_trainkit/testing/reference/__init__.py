@@ -15,6 +15,10 @@ from keras_trainkit.testing.reference.matrix import (
     Muon,
     Ratio,
 )
+from keras_trainkit.testing.reference.memory import (
+    Adam16,
+    numbered,
+)
 from keras_trainkit.testing.reference.moments import (
     ADOPT,
     LAMB,
@@ -52,6 +56,7 @@ __all__ = [
     "Adadelta",
     "Adagrad",
     "Adam",
+    "Adam16",
     "Adamax",
     "Adan",
     "GradientDescent",
@@ -76,4 +81,5 @@ __all__ = [
     "adaptive_clip",
     "cautious",
     "centralize",
+    "numbered",
 ]
