@@ -17,6 +17,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope, in_sta
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
 def plain_python(function: Callable) -> Callable:
@@ -80,10 +81,7 @@ def has_value(variable: Any) -> bool:
     """
     if not ON_TENSORFLOW:
         return variable._value is not None
-    native = _native(variable)
-    if hasattr(native, "_get_on_device_or_primary"):
-        native = native._get_on_device_or_primary()
-    return bool(native.is_initialized())
+    return bool(local_copy(variable).is_initialized())
 
 
 def all_reduce_sum(gradients: list[Any]) -> list[Any]:
@@ -114,7 +112,8 @@ def cast_gradient(gradient: Any, dtype: str) -> Any:
 
 def read(variable: Any) -> Any:
     """The variable's value as a tensor; inside a replica, that replica's copy."""
-    return ops.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+    value = ops.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+    return tf.convert_to_tensor(value) if ON_TENSORFLOW else value  # Keras takes a variable of TensorFlow for a tensor
 
 
 def write(variable: Any, value: Any) -> None:
@@ -123,13 +122,11 @@ def write(variable: Any, value: Any) -> None:
     Every replica computes the same value from the same reduced gradients, so no replica need wait for another, and
     the write may stand inside a `tf.cond`, where Keras's merge call may not.
     """
-    value = ops.cast(value, variable.dtype)
+    value = ops.cast(value, keras.backend.standardize_dtype(variable.dtype))
     if not ON_TENSORFLOW or _records_writes():
         variable.assign(value)
         return
-    native = _native(variable)
-    if tf.distribute.get_replica_context() is not None and hasattr(native, "_get_on_device_or_primary"):
-        native = native._get_on_device_or_primary()
+    native = _native(variable) if tf.distribute.get_replica_context() is None else local_copy(variable)
     native.assign(value, read_value=False)
 
 
@@ -168,6 +165,54 @@ def when(
 
     for variable, value in zip(variables, ops.cond(predicate, pure(then), pure(otherwise)), strict=True):
         variable.assign(value)
+
+
+def compiles_updates() -> bool:
+    """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway."""
+    if not ON_TENSORFLOW or _records_writes() or not tf.test.is_built_with_xla():
+        return False
+    if tf.distribute.get_replica_context() is None or not isinstance(tf.distribute.get_strategy(), _LOCAL_STRATEGIES):
+        return False
+    return tf.executing_eagerly() or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` as a program of XLA's, one for each set of shapes and dtypes."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def local_copy(variable: Any) -> Any:
+    """The backend's own variable; inside a replica, that replica's copy."""
+    native = _native(variable)
+    if hasattr(native, "_get_on_device_or_primary"):
+        return native._get_on_device_or_primary()
+    return native
+
+
+def split(value: Any, sizes: list[int]) -> list[Any]:
+    """A vector cut into pieces of these sizes."""
+    return tf.split(value, sizes)
+
+
+def values_if(predicate: Any, variables: list[Any]) -> Callable[[], list[Any]]:
+    """Keeps the variables' values of this moment if the scalar tensor `predicate` is true; call it to get them back.
+
+    Where it is false nothing is kept, so that the variables may be written in place.
+    """
+
+    def keep() -> list[Any]:
+        return [read(v) for v in variables]
+
+    if not ON_TENSORFLOW or _records_writes() or not compiles_updates():
+        values = keep()
+        return lambda: values
+    kept = tf.cond(predicate, keep, lambda: [tf.zeros([0], v.dtype) for v in variables])
+    return lambda: [tf.reshape(value, variable.shape) for value, variable in zip(kept, variables, strict=True)]
+
+
+def sum_of_squares(tensor: Any) -> Any:
+    """The sum of the squares of all elements, in the tensor's dtype; a scalar."""
+    return 2 * tf.nn.l2_loss(tensor) if ON_TENSORFLOW else ops.sum(ops.square(tensor))
 
 
 def replica_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], Any]:
@@ -279,3 +324,13 @@ def _native(variable: Any) -> Any:
 
 def _records_writes() -> bool:
     return in_stateless_scope()
+
+
+if ON_TENSORFLOW:
+    # Under these every replica has a copy of its own of each variable.
+    _LOCAL_STRATEGIES: tuple = (
+        type(tf.distribute.get_strategy()),
+        tf.distribute.OneDeviceStrategy,
+        tf.distribute.MirroredStrategy,
+        tf.distribute.MultiWorkerMirroredStrategy,
+    )

@@ -19,6 +19,8 @@ class ClipByValue(Transform):
     {'limit': 0.5}
     """
 
+    scope = "element"
+
     limit: float
 
     def validate(self) -> None:
@@ -31,6 +33,8 @@ class ClipByValue(Transform):
 @register_transform
 class ClipByNorm(Transform):
     """Scales each variable's gradient down to the norm `max_norm`, if it is longer."""
+
+    scope = "variable"
 
     max_norm: float
 
@@ -54,8 +58,13 @@ class ClipByGlobalNorm(Transform):
     def update(
         self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
     ) -> tuple[list[Tensor], list[State]]:
+        factor = self.factor(updates)
+        return [u * ops.cast(factor, u.dtype) for u in updates], states
+
+    def factor(self, updates: list[Tensor]) -> Tensor:
+        """What every update is to be multiplied with; a scalar, 1 where they are short enough."""
         square = squared_norm(updates)
-        return [u * shrink_factor(square, self.max_norm, u.dtype) for u in updates], states
+        return shrink_factor(square, self.max_norm, square.dtype)
 
 
 def shrink_factor(square: Tensor, max_norm: float, dtype: str) -> Tensor:

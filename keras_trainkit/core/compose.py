@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from keras_trainkit.core.guard import Guard
-from keras_trainkit.core.transform import Context, State, Tensor, Transform, register_transform
+from keras_trainkit.core.transform import Context, State, Tensor, Transform, Treatment, register_transform
 
 
 def chain(*transforms: Transform) -> Chain:
@@ -75,6 +75,13 @@ class Chain(Transform):
                 if part:
                     whole[key] = part
         return updates, new
+
+    def treatment(self, path: str) -> Treatment | None:
+        parts = [link.treatment(path) for link in self.links]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return Treatment(tuple(part.key for part in known), all(part.joinable for part in known))
 
     def offers_evaluation(self) -> bool:
         return any(link.offers_evaluation() for link in self.links)
@@ -152,6 +159,11 @@ class Partition(Transform):
                 _update_some(member, positions, updates, parameters, states, context)
         return updates, states
 
+    def treatment(self, path: str) -> Treatment | None:
+        rule = next(i for i, positions in enumerate(self.groups([path])) if positions)
+        part = self._members()[rule].treatment(path)
+        return None if part is None else Treatment((rule, part.key), part.joinable)
+
     def offers_evaluation(self) -> bool:
         return any(member is not None and member.offers_evaluation() for member in self._members())
 
@@ -203,6 +215,9 @@ class Masked(Transform):
         if positions:
             _update_some(self.inner, positions, updates, parameters, states, context)
         return updates, states
+
+    def treatment(self, path: str) -> Treatment | None:
+        return self.inner.treatment(path) if self.applies(path) else Treatment(("untouched",), True)
 
     def offers_evaluation(self) -> bool:
         return self.inner.offers_evaluation()

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_trainkit.core import backend
+
 
 def wide_dtype(dtype: str) -> str:
     """The dtype in which to compute for values of `dtype`: at least float32, float64 stays.
@@ -31,4 +33,4 @@ def one_minus_power(beta: float, step: Any) -> Any:
 def squared_norm(tensors: list[Any]) -> Any:
     """The sum of squares over all tensors, in the widest of their dtypes and at least float32; a scalar."""
     wide = "float64" if any(wide_dtype(t.dtype) == "float64" for t in tensors) else "float32"
-    return sum(ops.sum(ops.square(ops.cast(tensor, wide))) for tensor in tensors)
+    return sum(backend.sum_of_squares(ops.cast(tensor, wide)) for tensor in tensors)

@@ -5,20 +5,37 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, checks, evaluation, state
+from keras_trainkit.core import backend, checks, evaluation, fusion, state
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
-from keras_trainkit.core.clipping import clipping_from_arguments
+from keras_trainkit.core.clipping import ClipByGlobalNorm, clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
 from keras_trainkit.core.guard import GuardRoom
 from keras_trainkit.core.numerics import squared_norm, wide_dtype
-from keras_trainkit.core.transform import Context, Slot, State, Transform
+from keras_trainkit.core.transform import Context, Slot, State, Transform, Treatment
 
 LAST_WINDOW = ("apply", "drop", "carry")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """An update's clipped gradients: `gradients`, still to be multiplied with the scalar `factor` if there is one."""
+
+    gradients: list[Any]
+    factor: Any = None
+
+    def all(self) -> list[Any]:
+        """The clipped gradients."""
+        return [_scaled(gradient, self.factor) for gradient in self.gradients]
+
+
+def _scaled(gradient: Any, factor: Any) -> Any:
+    return gradient if factor is None else gradient * ops.cast(factor, gradient.dtype)
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -132,6 +149,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
         self._watch_every = 0
         self._flush_step: Any = None
+        self._programs = fusion.Programs()
         self._aside: evaluation.Aside | None = None
 
     # ------------------------------------------------------------------------------------------------- description
@@ -374,31 +392,103 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         return self._guards.values() if self.built else []
 
     def _update(self, gradients: list[Any], variables: list[Any]) -> None:
-        indices = [backend.variable_index(self, v) for v in variables]
-        old = [_wide(v) for v in variables]
         step = backend.read(self.iterations) + 1
-        rate = ops.convert_to_tensor(self.learning_rate)
-        paths = [variable_path(v) for v in variables]
-        clipped = gradients
-        if self._plan.clipping is not None:
-            clipped, _ = self._plan.clipping.update(
-                gradients, old, [{} for _ in old], Context(step, rate, gradients, paths)
+        rate = backend.read(self.learning_rate)
+        indices = [backend.variable_index(self, v) for v in variables]
+        clip = self._clip(gradients, variables, Context(step, rate, gradients, [variable_path(v) for v in variables]))
+        measure = self._measured(step, gradients, clip, variables)
+
+        items = self._items(clip.gradients, variables, indices)
+        fused = {item.position for item in items}
+        rest = [i for i in range(len(variables)) if i not in fused]
+        if items:
+            scalars = [step, rate] if clip.factor is None else [step, rate, clip.factor]
+            self._programs.run(items, scalars, self._compute(variables, indices))
+        if rest:
+            self._update_one_by_one(
+                [_scaled(clip.gradients[i], clip.factor) for i in rest],
+                [variables[i] for i in rest],
+                [indices[i] for i in rest],
+                step,
+                rate,
             )
-        context = Context(step, rate, clipped, paths)
+        self._average_untrained(set(indices), step)
+        measure()
+        backend.write(self.iterations, step)
+
+    def _clip(self, gradients: list[Any], variables: list[Any], context: Context) -> Clip:
+        clipping = self._plan.clipping
+        if clipping is None:
+            return Clip(gradients)
+        if isinstance(clipping, ClipByGlobalNorm):
+            return Clip(gradients, clipping.factor(gradients))
+        return Clip(clipping.update(gradients, variables, [{} for _ in gradients], context)[0])
+
+    def _items(self, gradients: list[Any], variables: list[Any], indices: list[int]) -> list[fusion.Item]:
+        """The variables whose update is compiled."""
+        if not backend.compiles_updates():
+            return []
+        items = []
+        for position, (gradient, variable, index) in enumerate(zip(gradients, variables, indices, strict=True)):
+            treatment = self.treatment(variable_path(variable))
+            if treatment is None:
+                continue
+            average = self._averages[index] if self.use_ema else None
+            own = [*self._slots.variables(index), *([] if average is None else [average])]
+            constraint = getattr(variable, "constraint", None)
+            options = (self._decays(variable), self.weight_decay, *self._averaging())
+            key = (treatment.key, options, constraint, self._slots.layout(index))
+            item = fusion.Item(position, variable, gradient, own, key, treatment.joinable and constraint is None)
+            if fusion.fits(item):
+                items.append(item)
+        return items
+
+    def treatment(self, path: str) -> Treatment | None:
+        """How the whole chain treats the variable at `path`; None where its update must be computed op by op."""
+        return self._links.treatment(path)
+
+    def _compute(self, variables: list[Any], indices: list[int]) -> fusion.Compute:
+        """The pure update of one variable, or of several that are treated alike and joined."""
+
+        def compute(position: int, parameter: Any, gradient: Any, own: list[Any], scalars: list[Any]) -> list[Any]:
+            step, rate, *factor = scalars
+            variable, index = variables[position], indices[position]
+            old = _widened(parameter)
+            clipped = _scaled(gradient, *factor) if factor else gradient
+            nested = self._slots.nested(index, own, old, step)
+            context = Context(step, rate, [clipped], [variable_path(variable)])
+            start = self._decayed([old], [variable], rate)
+            displacements, states = self._links.update([clipped], start, [nested], context)
+            new = self._constrained(start[0] + displacements[0], variable)
+            slots = self._slots.flat(index, states[0])
+            if len(own) == len(slots):
+                return [new, *slots]
+            average = self._blended(own[-1], new, step)
+            return [self._overwritten_by_average(new, average, step), *slots, average]
+
+        return compute
+
+    def _update_one_by_one(
+        self, gradients: list[Any], variables: list[Any], indices: list[int], step: Any, rate: Any
+    ) -> None:
+        old = [_wide(v) for v in variables]
         start = self._decayed(old, variables, rate)
         states = [self._slots.read(i, p, step) for i, p in zip(indices, old, strict=True)]
-        displacements, new_states, more = self._displacements(clipped, start, states, variables, context)
-        pairs = [pair for i, s in zip(indices, new_states, strict=True) for pair in self._slots.pairs(i, s)]
-        new = [p + d for p, d in zip(start, displacements, strict=True)]
-        new = [v.constraint(p) if getattr(v, "constraint", None) else p for v, p in zip(variables, new, strict=True)]
-        new, averages = self._average(new, indices, step)
-
-        self._write_statistics(step, gradients, clipped, old, new)
-        for slot, value in [*pairs, *more, *averages]:
+        context = Context(step, rate, gradients, [variable_path(v) for v in variables])
+        displacements, new_states, pairs = self._displacements(gradients, start, states, variables, context)
+        new = [self._constrained(p + d, v) for p, d, v in zip(start, displacements, variables, strict=True)]
+        for index, nested in zip(indices, new_states, strict=True):
+            pairs += zip(self._slots.variables(index), self._slots.flat(index, nested), strict=True)
+        for i, index in enumerate(indices):
+            slot = self._averages[index] if self.use_ema else None
+            if slot is not None:
+                average = self._blended(backend.read(slot), new[i], step)
+                pairs.append((slot, average))
+                new[i] = self._overwritten_by_average(new[i], average, step)
+        for slot, value in pairs:
             backend.write(slot, value)
         for variable, value in zip(variables, new, strict=True):
             backend.write(variable, value)
-        backend.write(self.iterations, step)
 
     def _displacements(
         self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
@@ -419,22 +509,30 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         path = variable_path(variable)
         return not any(re.search(pattern, path) for pattern in self._plan.decay_exclude)
 
-    def _average(self, new: list[Any], indices: list[int], step: Any) -> tuple[list[Any], list[Any]]:
-        """The parameters (the averages, where an overwrite is due) and (slot, value) pairs for the averages."""
+    @staticmethod
+    def _constrained(value: Any, variable: Any) -> Any:
+        constraint = getattr(variable, "constraint", None)
+        return constraint(value) if constraint else value
+
+    def _averaging(self) -> tuple[Any, ...]:
+        return (self.ema_momentum, self.ema_overwrite_frequency) if self.use_ema else ()
+
+    def _blended(self, average: Any, value: Any, step: Any) -> Any:
+        momentum = ops.where(step > 1, ops.cast(self.ema_momentum, value.dtype), ops.cast(0, value.dtype))
+        return momentum * average + (1 - momentum) * value
+
+    def _overwritten_by_average(self, value: Any, average: Any, step: Any) -> Any:
+        if not self.ema_overwrite_frequency:
+            return value
+        return ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
+
+    def _average_untrained(self, trained: set[int], step: Any) -> None:
+        """The averages go on for variables without a gradient in this step, too."""
         if not self.use_ema:
-            return new, []
-        new, pairs = list(new), []
-        position = {index: i for i, index in enumerate(indices)}
+            return
         for index, (variable, slot) in enumerate(zip(backend.built_variables(self), self._averages, strict=True)):
-            if slot is None:
-                continue
-            value = new[position[index]] if index in position else _wide(variable)
-            momentum = ops.where(step > 1, ops.cast(self.ema_momentum, value.dtype), ops.cast(0, value.dtype))
-            average = momentum * backend.read(slot) + (1 - momentum) * value
-            pairs.append((slot, average))
-            if self.ema_overwrite_frequency and index in position:
-                new[position[index]] = ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
-        return new, pairs
+            if slot is not None and index not in trained:
+                backend.write(slot, self._blended(backend.read(slot), _wide(variable), step))
 
     def written_variables(self, variables: list[Any]) -> list[Any]:
         """Every variable that a step may write."""
@@ -524,19 +622,21 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 {name: self.add_variable((), dtype="float32", name=name) for name in names}
             )
 
-    def _write_statistics(
-        self, step: Any, gradients: list[Any], clipped: list[Any], old: list[Any], new: list[Any]
-    ) -> None:
+    def _measured(self, step: Any, gradients: list[Any], clip: Clip, variables: list[Any]) -> Callable[[], None]:
+        """Notes where the variables are, if this update is watched; what it returns measures how far they went."""
         if not self._watch_every:
-            return
+            return lambda: None
+        due = ops.equal(step % self._watch_every, 0)
+        before = backend.values_if(due, variables)
 
         def measure() -> None:
-            moved = [after - before for after, before in zip(new, old, strict=True)]
-            for name, tensors in [("gradient_norm", gradients), ("clipped_gradient_norm", clipped),
+            old = [_widened(value) for value in before()]
+            moved = [_wide(v) - value for v, value in zip(variables, old, strict=True)]
+            for name, tensors in [("gradient_norm", gradients), ("clipped_gradient_norm", clip.all()),
                                   ("update_norm", moved), ("weight_norm", old)]:  # fmt: skip
                 backend.write(self._statistics[name], ops.sqrt(squared_norm(tensors)))
 
-        backend.when(ops.equal(step % self._watch_every, 0), measure, None, list(self._statistics.values()))
+        return lambda: backend.when(due, measure, None, list(self._statistics.values()))
 
     # ------------------------------------------------------------------------------------------------------ saving
 
@@ -565,4 +665,8 @@ def _overwritten(variable: Any) -> bool:
 
 
 def _wide(variable: Any) -> Any:
-    return ops.cast(backend.read(variable), wide_dtype(keras.backend.standardize_dtype(variable.dtype)))
+    return _widened(backend.read(variable))
+
+
+def _widened(tensor: Any) -> Any:
+    return ops.cast(tensor, wide_dtype(tensor.dtype))

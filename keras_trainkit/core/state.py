@@ -61,26 +61,39 @@ class Slots:
         if late:
             self._late.add((index, location))
 
-    def read(self, index: int, parameter: Any, step: Any) -> dict[str, Any]:
-        """The state of one model variable as tensors, nested as its transform declared it."""
+    def variables(self, index: int) -> list[Any]:
+        """The slots of one model variable."""
+        return [variable for _, variable in self._by_index.get(index, {}).values()]
+
+    def layout(self, index: int) -> tuple[Any, ...]:
+        """Where those slots lie in the nested state, and which of them are late."""
+        return tuple((location, (index, location) in self._late) for location in self._by_index.get(index, {}))
+
+    def nested(self, index: int, values: list[Any], parameter: Any, step: Any) -> dict[str, Any]:
+        """The values of a model variable's slots, in the order of `variables`, nested as declared."""
         nested: dict[str, Any] = {}
-        for location, (_, variable) in self._by_index.get(index, {}).items():
+        for location, value in zip(self._by_index.get(index, {}), values, strict=False):
             inner = nested
             for key in location[:-1]:
                 inner = inner.setdefault(key, {})
-            value = backend.read(variable)
             if (index, location) in self._late:
                 value = ops.where(step > 1, value, ops.cast(parameter, value.dtype))
             inner[location[-1]] = value
         return nested
 
-    def pairs(self, index: int, nested: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-        """(variable, new value) for the state that a transform returned."""
-        for location, (_, variable) in self._by_index.get(index, {}).items():
+    def read(self, index: int, parameter: Any, step: Any) -> dict[str, Any]:
+        """The state of one model variable as tensors, nested as its transform declared it."""
+        return self.nested(index, [backend.read(v) for v in self.variables(index)], parameter, step)
+
+    def flat(self, index: int, nested: dict[str, Any]) -> list[Any]:
+        """The values in the nested state that a transform returned, in the order of `variables`."""
+        values = []
+        for location in self._by_index.get(index, {}):
             value: Any = nested
             for key in location:
                 value = value[key]
-            yield variable, value
+            values.append(value)
+        return values
 
     def named(self, index: int) -> Iterator[tuple[str, Any]]:
         """(slot name, variable) of one model variable."""

@@ -71,6 +71,18 @@ class Context:
         )
 
 
+class Treatment(typing.NamedTuple):
+    """How a transform treats a variable.
+
+    Attributes:
+        key: a hashable value; variables of one shape and one key go through the same computation.
+        joinable: whether every element's update stands alone.
+    """
+
+    key: tuple
+    joinable: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Transform:
     """A pure map from updates and state to updates and state.
@@ -79,7 +91,14 @@ class Transform:
     configuration. They override `slots` to declare state, and either `leaf` (the maths of one variable) or `update`
     (the whole model at once). Updates enter as gradients; `ScaleByLearningRate` turns them into displacements, which
     are added to the parameters. Parameters and state arrive in at least float32.
+
+    A subclass may say how far the update of one element reaches, so that the optimizer can compile it (see
+    `core.fusion`): with `scope = "element"` a `leaf` that uses nothing but that element of its arguments, their dtype,
+    and numbers of the context; with `scope = "variable"` one that uses the whole variable. A `leaf` that looks at the
+    path overrides `treatment`, too. Without a scope the update is computed op by op.
     """
+
+    scope: typing.ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -113,6 +132,12 @@ class Transform:
             for i, (update, parameter, state) in enumerate(zip(updates, parameters, states, strict=True))
         ]
         return [update for update, _ in pairs], [state for _, state in pairs]
+
+    def treatment(self, path: str) -> Treatment | None:
+        """How the variable at `path` is treated; None where its update must not be compiled apart from the others'."""
+        if self.scope is None or type(self).update is not Transform.update:
+            return None
+        return Treatment((), self.scope == "element")
 
     def offers_evaluation(self) -> bool:
         """Whether `exchange` gives weights to evaluate that are not the trained ones."""

@@ -96,6 +96,9 @@ class Wrapped(TransformOptimizer):
             self._inner_variables = VariableList(backend.adopt_variables(self, self._inner.value))
         super().build(variables)
 
+    def treatment(self, path: str) -> None:
+        """The copy computes all variables at once."""
+
     def inner_variables(self) -> list[Any]:
         return [*self._inner_variables, *super().inner_variables()]
 

@@ -25,6 +25,8 @@ class Lookahead(Transform):
         slow_step_size: how far the slow weights go, above 0 and at most 1; the paper's alpha.
     """
 
+    scope = "element"
+
     sync_period: int = 6
     slow_step_size: float = 0.5
 
@@ -51,6 +53,8 @@ class DualAverage(Transform):
     learning_rate sqrt(t); the weights move towards z by 1 - momentum. The update is the displacement, and the authors'
     code adds `epsilon` to the learning rate.
     """
+
+    scope = "element"
 
     momentum: float = 0.9
     epsilon: float = 1e-6

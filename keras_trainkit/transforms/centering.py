@@ -16,6 +16,8 @@ class Centralize(Transform):
     Reference: Yong et al., 2020, arXiv:2004.01461.
     """
 
+    scope = "variable"
+
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         if len(update.shape) < 2:
             return update, state

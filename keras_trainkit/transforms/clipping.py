@@ -27,6 +27,8 @@ class AdaptiveClip(Transform):
         epsilon: the smallest weight norm that counts, so that zero weights can start to move.
     """
 
+    scope = "variable"
+
     clip_factor: float = 0.01
     epsilon: float = 1e-3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from keras_trainkit.core import checks
-from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, register_transform
+from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, Treatment, register_transform
 
 
 @register_transform
@@ -17,6 +17,9 @@ class AddDecay(Transform):
 
     def validate(self) -> None:
         checks.number("weight_decay", self.weight_decay, at_least=0)
+
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((excluded(self.exclude, path),), True)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         if excluded(self.exclude, context.path):
@@ -37,6 +40,9 @@ class ProximalDecay(Transform):
 
     def validate(self) -> None:
         checks.number("weight_decay", self.weight_decay, at_least=0)
+
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((excluded(self.exclude, path),), True)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         if excluded(self.exclude, context.path):

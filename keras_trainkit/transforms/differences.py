@@ -22,6 +22,8 @@ class ScaleByAdan(Transform):
     step's change is zero.
     """
 
+    scope = "element"
+
     beta_1: float = 0.98
     beta_2: float = 0.92
     beta_3: float = 0.99
@@ -55,6 +57,8 @@ class ReduceVariance(Transform):
     The gradient before the first counts as zero, as in the authors' code.
     """
 
+    scope = "variable"
+
     beta_1: float = 0.95
     gamma: float = 0.025
 
@@ -79,6 +83,8 @@ class ScaleByAdEMAMix(Transform):
     (m_1 / (1 - beta_1^t) + alpha m_2) / (sqrt(v / (1 - beta_2^t)) + epsilon); m_2 decays by `beta_3` and is not
     debiased.
     """
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.999

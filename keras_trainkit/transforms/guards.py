@@ -22,6 +22,8 @@ class Cautious(Transform):
     Reference: Liang et al., 2024, arXiv:2411.16085.
     """
 
+    scope = "variable"
+
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         mask = ops.cast(update * context.gradient < 0, update.dtype)
         return update * (mask / ops.maximum(ops.mean(mask), 1e-3)), state

@@ -15,6 +15,8 @@ from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform,
 class ScaleByLearningRate(Transform):
     """Turns a direction into a displacement: minus the learning rate times the update."""
 
+    scope = "element"
+
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         return -context.learning_rate * update, state
 
@@ -40,6 +42,8 @@ class Momentum(Transform):
     `ScaleByLearningRate`, as in Keras; torch scales the trace afterwards, which differs when the rate changes.
     """
 
+    scope = "element"
+
     momentum: float = 0.9
     nesterov: bool = False
 
@@ -59,6 +63,8 @@ class Momentum(Transform):
 class ScaleByAdagrad(Transform):
     """g / sqrt(a + epsilon), where a sums the squared gradients from `initial_accumulator_value` on."""
 
+    scope = "element"
+
     initial_accumulator_value: float = 0.1
     epsilon: float = 1e-7
 
@@ -77,6 +83,8 @@ class ScaleByAdagrad(Transform):
 @register_transform
 class ScaleByAdadelta(Transform):
     """g rms(d) / rms(g), where d are the directions given so far: the two averages decay by `rho`."""
+
+    scope = "element"
 
     rho: float = 0.95
     epsilon: float = 1e-7
@@ -98,6 +106,8 @@ class ScaleByAdadelta(Transform):
 @register_transform
 class ScaleByRms(Transform):
     """g / sqrt(v + epsilon), where v averages the squared gradients; `centered` takes the squared average off v."""
+
+    scope = "element"
 
     rho: float = 0.9
     epsilon: float = 1e-7
@@ -130,6 +140,8 @@ class ScaleByAdam(Transform):
     divides (Reddi et al., 2018, arXiv:1904.09237); the maximum is taken before debiasing, as in Keras and torch, and
     not after, as in optax.
     """
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -169,6 +181,8 @@ class ScaleByRAdam(Transform):
     in the authors' code and torch.
     """
 
+    scope = "element"
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -199,6 +213,8 @@ class ScaleByLaProp(Transform):
     momentum takes it, so the chain needs no `ScaleByLearningRate`.
     """
 
+    scope = "element"
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-15
@@ -223,6 +239,8 @@ class ScaleByLaProp(Transform):
 @register_transform
 class ScaleByLion(Transform):
     """The sign of a blend of momentum and gradient (Chen et al., 2023, arXiv:2302.06675)."""
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.99

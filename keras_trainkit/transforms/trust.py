@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_trainkit.core import checks
 from keras_trainkit.core.numerics import squared_norm
-from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, register_transform
+from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, Treatment, register_transform
 from keras_trainkit.transforms.decay import excluded
 
 
@@ -20,6 +20,8 @@ class ScaleByTrustRatio(Transform):
 
     The ratio is 1 where either norm is zero.
     """
+
+    scope = "variable"
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         weight, step = _norm(parameter, update), _norm(update, update)
@@ -46,6 +48,9 @@ class ScaleByLarsRatio(Transform):
         checks.number("trust_coefficient", self.trust_coefficient, above=0)
         checks.number("weight_decay", self.weight_decay, at_least=0)
         checks.number("epsilon", self.epsilon, at_least=0)
+
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((excluded(self.exclude, path),), False)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         weight, gradient = _norm(parameter, update), _norm(update, update)

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_trainkit.core import checks
 from keras_trainkit.core.numerics import one_minus_power, squared_norm
-from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, register_transform
+from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, Treatment, register_transform
 from keras_trainkit.transforms.decay import excluded
 from keras_trainkit.transforms.moments import blend, debiased_direction, rectified
 
@@ -21,6 +21,8 @@ class ScaleByBelief(Transform):
 
     With `rectify` the step is RAdam's: momentum alone until the variance is tractable, rectified afterwards.
     """
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -48,6 +50,8 @@ class ScaleByBelief(Transform):
 @register_transform
 class ScaleByYogi(Transform):
     """Adam whose second moment moves by g^2 at most, up or down (Zaheer et al., NeurIPS 2018)."""
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -84,6 +88,8 @@ class ScaleByNAdam(Transform):
     The momentum of step t is beta_1 (1 - 0.5 * 0.96^(t momentum_decay)), as in torch.
     """
 
+    scope = "element"
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -115,6 +121,8 @@ class ScaleByNAdam(Transform):
 class ScaleByAdamax(Transform):
     """Adam with the largest recent gradient in place of the root mean square (Kingma and Ba, 2014, section 7.1)."""
 
+    scope = "element"
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
@@ -141,6 +149,8 @@ class ScaleByAdopt(Transform):
 
     The first step only fills the second moment. Quotients of step t are cut to (t - 1)^`clip_exponent`.
     """
+
+    scope = "element"
 
     beta_1: float = 0.9
     beta_2: float = 0.9999
@@ -191,6 +201,9 @@ class ScaleByNovoGrad(Transform):
 
     def slots(self, variable: Any) -> dict[str, Any]:
         return {"momentum": 0.0, "velocity": Slot(0.0, shape=[])}
+
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((excluded(self.exclude, path),), False)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         square = ops.cast(squared_norm([update]), update.dtype)
