@@ -22,6 +22,11 @@ def muon_adam(weight_decay=0.0):
     return reference.Ratio(inner, 0.015, weight_decay)
 
 
+def apollo_adam():
+    """What APOLLO gives to vectors, embeddings and heads."""
+    return reference.Adam(epsilon=1e-6)
+
+
 CASES = [
     Case(
         "sgd",
@@ -174,6 +179,69 @@ CASES = [
         state_bytes=4,
         others={"weight_decay": 0.1, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3, "epsilon_hat": False, "seed": 1},
         slot_dtype="bfloat16",
+    ),
+    Case(
+        "adam-mini",
+        optimizers.AdamMini,
+        twin=lambda: Twin(reference.AdamMini),
+        rates={"parabola": PolynomialDecay(0.1, 500, 0.0), "rosenbrock": 0.02, "matrix": 0.05},
+        state_bytes=lambda shapes: 4 * sum(prod(s) + (s[-1] if len(s) > 1 else 1) for s in shapes),
+        others={
+            "beta_1": 0.5,
+            "beta_2": 0.9,
+            "epsilon": 1e-3,
+            "heads": 1,
+            "blocks": [["bias", "b"]],
+        },
+        names=["query", "bias", "conv"],
+    ),
+    Case(
+        "apollo",
+        optimizers.APOLLO,
+        twin=lambda: Twin(iter([reference.APOLLO(2, stream=0), apollo_adam(), apollo_adam()]).__next__),
+        rates={"parabola": 0.1, "rosenbrock": 0.02, "matrix": 0.05},
+        state_bytes=lambda shapes: 8 * (2 * max(shapes[0]) + sum(map(prod, shapes[1:]))),
+        arguments=lambda: {"rank": 2},
+    ),
+    Case(
+        "apollo-everywhere",
+        optimizers.APOLLO,
+        twin=lambda: Twin(
+            iter(
+                [
+                    reference.APOLLO(1, 4.0, "tensor", 5, None, 3, stream=0),
+                    apollo_adam(),
+                    reference.APOLLO(1, 4.0, "tensor", 5, None, 3, stream=1),
+                ]
+            ).__next__
+        ),
+        rates={"matrix": 0.02},
+        state_bytes=lambda shapes: 8 * sum(max(prod(s[:-1]), s[-1]) if len(s) > 1 else prod(s) for s in shapes),
+        arguments=lambda: {
+            "rank": 1,
+            "scale": 4.0,
+            "scaling": "tensor",
+            "update_interval": 5,
+            "growth_limit": None,
+            "seed": 3,
+            "head": None,
+        },
+        others={
+            "rank": 2,
+            "scale": 1.0,
+            "scaling": "channel",
+            "update_interval": 7,
+            "growth_limit": 1.01,
+            "beta_1": 0.5,
+            "beta_2": 0.9,
+            "epsilon": 1e-2,
+            "seed": 4,
+            "layouts": [["conv", "iioo"]],
+            "exclude_layers": ["conv"],
+            "exclude_embeddings": False,
+            "head": "conv",
+        },
+        names=["embedding", "bias", "conv"],
     ),
     Case(
         "adabelief",

@@ -6,11 +6,13 @@ from keras_trainkit.optimizers.adadelta import Adadelta as Adadelta
 from keras_trainkit.optimizers.adagrad import Adagrad as Adagrad
 from keras_trainkit.optimizers.adam import Adam as Adam
 from keras_trainkit.optimizers.adamax import Adamax as Adamax
+from keras_trainkit.optimizers.adammini import AdamMini as AdamMini
 from keras_trainkit.optimizers.adamw import AdamW as AdamW
 from keras_trainkit.optimizers.adamw16 import AdamW16 as AdamW16
 from keras_trainkit.optimizers.adan import Adan as Adan
 from keras_trainkit.optimizers.ademamix import AdEMAMix as AdEMAMix
 from keras_trainkit.optimizers.adopt import ADOPT as ADOPT
+from keras_trainkit.optimizers.apollo import APOLLO as APOLLO
 from keras_trainkit.optimizers.lamb import LAMB as LAMB
 from keras_trainkit.optimizers.laprop import LaProp as LaProp
 from keras_trainkit.optimizers.lars import LARS as LARS

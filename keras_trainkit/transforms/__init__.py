@@ -1,11 +1,13 @@
 """The parts optimizers are made of, and the options that work on every optimizer (`before=`, `after=`)."""
 
 from keras_trainkit.transforms.averaging import DualAverage, Lookahead
+from keras_trainkit.transforms.blockwise import ScaleByBlockAdam
 from keras_trainkit.transforms.centering import Centralize
 from keras_trainkit.transforms.clipping import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, ClipByValue
 from keras_trainkit.transforms.decay import AddDecay, ProximalDecay
 from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, ScaleByAdEMAMix
 from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
+from keras_trainkit.transforms.lowrank import ScaleByLowRankAdam
 from keras_trainkit.transforms.moments import (
     Momentum,
     Scale,
@@ -56,10 +58,12 @@ __all__ = [
     "ScaleByAdan",
     "ScaleByAdopt",
     "ScaleByBelief",
+    "ScaleByBlockAdam",
     "ScaleByLaProp",
     "ScaleByLarsRatio",
     "ScaleByLearningRate",
     "ScaleByLion",
+    "ScaleByLowRankAdam",
     "ScaleByNAdam",
     "ScaleByNovoGrad",
     "ScaleByRAdam",

@@ -113,7 +113,7 @@ def halves(words: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bitcast(tensor: Tensor, dtype: str) -> Tensor:
-    # `ops.view` does this, but only from Keras 3.12 on.
+    # `ops.view` does this, but the oldest Keras we support has none.
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -16,7 +16,9 @@ from keras_trainkit.testing.reference.matrix import (
     Ratio,
 )
 from keras_trainkit.testing.reference.memory import (
+    APOLLO,
     Adam16,
+    AdamMini,
     numbered,
 )
 from keras_trainkit.testing.reference.moments import (
@@ -51,12 +53,14 @@ from keras_trainkit.testing.reference.twin import (
 
 __all__ = [
     "ADOPT",
+    "APOLLO",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "Adam16",
+    "AdamMini",
     "Adamax",
     "Adan",
     "GradientDescent",
