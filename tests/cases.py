@@ -3,17 +3,32 @@
 from functools import partial
 from math import prod
 
-from keras.optimizers.schedules import PolynomialDecay
+from keras.optimizers.schedules import InverseTimeDecay, PolynomialDecay
 
 from keras_trainkit import optimizers
 from keras_trainkit.testing import reference
 from keras_trainkit.testing.cases import Case, Golden
-from keras_trainkit.testing.reference import Twin
+from keras_trainkit.testing.reference import JointTwin, Twin
 from keras_trainkit.transforms import AdaptiveClip, Cautious, Centralize, Lookahead
 
 LOOKAHEAD = {"after": [Lookahead(5, 0.5)]}
 CAUTIOUS = {"after": [Cautious()]}
+TALL = [(4, 3), (3,), (3, 2, 2, 3)]  # the largest axes of the last shape are not its last ones
+D0 = 1e-3  # so that ten steps of a test move the weights by more than rounding
+FRANK_WOLFE = InverseTimeDecay(1.0, 1, 0.5)  # 2 / (t + 1) at step t
 C_ADAMW = "OFFICIAL C-AdamW formula(c_adamw.py: eps 1e-6, mask on exp_avg, mean clamp 1e-3)"
+
+
+def each(state_bytes):
+    """The bytes of all variables, from those of one."""
+    return lambda shapes: sum(state_bytes(shape) for shape in shapes)
+
+
+def factored_bytes(shape):
+    """Rows and columns of the matrices that the last two axes make, or all of a vector."""
+    if len(shape) < 2:
+        return 4 * prod(shape)
+    return 4 * prod(shape[:-2]) * (shape[-2] + shape[-1])
 
 
 def muon_adam(weight_decay=0.0):
@@ -463,5 +478,192 @@ CASES = [
         },
         names=["embedding", "vector", "kernel"],
         fit_rate=0.05,
+    ),
+    Case(
+        "adafactor",
+        optimizers.Adafactor,
+        twin=lambda: Twin(reference.Adafactor),
+        # Steps of one relative size circle a minimum, so they must shrink to reach it.
+        rates={"parabola": PolynomialDecay(0.1, 500, 0.0), "rosenbrock": 0.01, "matrix": 0.02},
+        state_bytes=each(factored_bytes),
+        others={
+            "beta_2_decay": -0.5,
+            "epsilon_1": 0.1,
+            "epsilon_2": 3.0,
+            "clip_threshold": 0.5,
+            "relative_step": False,
+            "scale_parameter": False,
+            "beta_1": 0.5,
+            "factored_axes": "largest",
+            "min_dim_size_to_factor": 4,
+        },
+        golden=[Golden("adafactor", source, {}) for source in ("torch", "optax(min_dim 1)", "po")],
+        felt_rate=1.0,
+        shapes=TALL,
+    ),
+    Case(
+        "adafactor-absolute",
+        optimizers.Adafactor,
+        twin=lambda: Twin(
+            partial(
+                reference.Adafactor,
+                relative_step=False,
+                scale_parameter=False,
+                beta_1=0.9,
+                clip_threshold=0.7,
+                largest=True,
+                smallest=3,
+            )
+        ),
+        rates={"parabola": PolynomialDecay(0.05, 500, 0.0), "rosenbrock": 0.005, "matrix": 0.02},
+        state_bytes=each(lambda shape: 4 * prod(shape) + {(4, 3): 28, (3,): 12, (3, 2, 2, 3): 96}[shape]),
+        arguments=lambda: {
+            "relative_step": False,
+            "scale_parameter": False,
+            "beta_1": 0.9,
+            "clip_threshold": 0.7,
+            "factored_axes": "largest",
+            "min_dim_size_to_factor": 3,
+        },
+        shapes=TALL,
+    ),
+    Case(
+        "prodigy",
+        optimizers.Prodigy,
+        twin=lambda: JointTwin(partial(reference.Prodigy, d0=D0)),
+        rates={"parabola": 1.0, "rosenbrock": 1.0, "matrix": 1.0},
+        state_bytes=16,
+        arguments=lambda: {"d0": D0},
+        golden=[
+            Golden("prodigy", "OFFICIAL prodigyopt", {"d0": 1e-6}, learning_rate=1.0),
+            Golden("prodigy", "po", {"d0": 1e-6}, learning_rate=1.0),
+            Golden("prodigy", "optax", {"d0": 1e-6, "use_bias_correction": True}, learning_rate=1.0),
+        ],
+        fit_rate=1.0,
+        drift=5.0,
+    ),
+    Case(
+        "prodigy-dressed",
+        optimizers.Prodigy,
+        twin=lambda: JointTwin(
+            partial(
+                reference.Prodigy,
+                d0=D0,
+                beta_1=0.0,
+                beta_3=0.98,
+                d_coef=3.0,
+                growth_rate=1.2,
+                use_bias_correction=True,
+                slice_p=5,
+                weight_decay=0.3,
+            )
+        ),
+        rates={"parabola": 1.0},
+        state_bytes=each(lambda shape: 4 * prod(shape) + 8 * -(-prod(shape) // 5)),
+        arguments=lambda: {
+            "d0": D0,
+            "beta_1": 0.0,
+            "beta_3": 0.98,
+            "d_coef": 3.0,
+            "growth_rate": 1.2,
+            "use_bias_correction": True,
+            "slice_p": 5,
+            "weight_decay": 0.3,
+        },
+        others={
+            "weight_decay": 0.1,
+            "beta_1": 0.5,
+            "beta_2": 0.9,
+            "beta_3": 0.9,
+            "epsilon": 1e-2,
+            "d0": 1e-2,
+            "d_coef": 2.0,
+            "growth_rate": 1.1,
+            "use_bias_correction": False,
+            "safeguard_warmup": True,
+            "slice_p": 3,
+            "decouple": False,
+        },
+        fit_rate=1.0,
+        felt_rate=0.2,
+        drift=5.0,
+    ),
+    Case(
+        "dadaptadam",
+        optimizers.DAdaptAdam,
+        twin=lambda: JointTwin(partial(reference.DAdaptAdam, d0=D0)),
+        rates={"parabola": 1.0, "rosenbrock": 1.0, "matrix": 1.0},
+        state_bytes=12,
+        arguments=lambda: {"d0": D0},
+        golden=[
+            Golden("dadapt_adam", "OFFICIAL dadaptation", {"d0": 1e-6}, learning_rate=1.0),
+            Golden("dadapt_adam", "po", {"d0": 1e-6}, learning_rate=1.0),
+            Golden("dadapt_adam", "optax", {"d0": 1e-6, "use_bias_correction": True}, learning_rate=1.0),
+        ],
+        fit_rate=0.1,
+        drift=5.0,
+    ),
+    Case(
+        "dadaptadam-dressed",
+        optimizers.DAdaptAdam,
+        twin=lambda: JointTwin(partial(reference.DAdaptAdam, d0=D0, growth_rate=1.02, weight_decay=0.3)),
+        rates={"parabola": 1.0},
+        state_bytes=12,
+        arguments=lambda: {"d0": D0, "growth_rate": 1.02, "weight_decay": 0.3},
+        others={
+            "weight_decay": 0.1,
+            "beta_1": 0.5,
+            "beta_2": 0.9,
+            "epsilon": 1e-2,
+            "d0": 1e-2,
+            "growth_rate": 1.05,
+            "use_bias_correction": True,
+            "decouple": False,
+        },
+        fit_rate=1.0,
+        felt_rate=0.2,
+        drift=5.0,
+    ),
+    Case(
+        "cocob",
+        optimizers.COCOB,
+        twin=lambda: Twin(reference.COCOB),
+        rates={"parabola": 1.0, "rosenbrock": 1.0, "matrix": 1.0},
+        state_bytes=16,
+        others={"alpha": 10.0, "epsilon": 1.0},
+        golden=[Golden("cocob", "TFA 0.23", {}, learning_rate=1.0)],
+        fit_rate=1.0,
+    ),
+    Case(
+        "proximaladagrad",
+        optimizers.ProximalAdagrad,
+        twin=lambda: Twin(partial(reference.ProximalAdagrad, l1=1e-3, l2=2e-3)),
+        rates={"parabola": 0.5, "rosenbrock": 0.5, "matrix": 0.5},
+        state_bytes=4,
+        arguments=lambda: {"l1_regularization_strength": 1e-3, "l2_regularization_strength": 2e-3},
+        others={
+            "initial_accumulator_value": 0.5,
+            "l1_regularization_strength": 0.0,
+            "l2_regularization_strength": 0.0,
+        },
+        golden=[Golden("proximal_adagrad(l1=.001,l2=.002)", "TFA 0.23", {})],
+    ),
+    Case(
+        "conditionalgradient",
+        optimizers.ConditionalGradient,
+        twin=lambda: Twin(partial(reference.ConditionalGradient, 8.0)),
+        rates=dict.fromkeys(["parabola", "rosenbrock", "matrix"], FRANK_WOLFE),
+        state_bytes=0,
+        arguments=lambda: {"lambda_": 8.0},
+        others={"lambda_": 2.0, "epsilon": 1.0, "ord": "nuclear"},
+        golden=[Golden("cond_grad_frobenius", "TFA 0.23", {"lambda_": 1.0})],
+    ),
+    Case(
+        "conditionalgradient-nuclear",
+        optimizers.ConditionalGradient,
+        twin=lambda: Twin(partial(reference.ConditionalGradient, 12.0, nuclear=True)),
+        rates=dict.fromkeys(["parabola", "rosenbrock", "matrix"], FRANK_WOLFE),
+        state_bytes=0,
+        arguments=lambda: {"lambda_": 12.0, "ord": "nuclear"},
     ),
 ]

@@ -34,6 +34,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     - `learning_rate`: that of the next update, also with a schedule;
     - `gradient_norm`: of the whole gradient, after the sum over replicas and before clipping; `clipped_gradient_norm`;
     - `update_norm`, `weight_norm`, and `update_to_weight_ratio`: their quotient, about 1e-3 in healthy training;
+    - `estimated_rate`, with an optimizer that estimates its own, such as Prodigy;
     - `samples_per_second`: training alone, without validation and without the first step, which is mostly tracing;
     - `loss_scale` with a `LossScaleOptimizer`, and `skipped_steps` with the kit's.
 
@@ -190,7 +191,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._written = total
         values["learning_rate"] = to_float(optimizer.learning_rate)
         statistics = inner.statistics() if hasattr(inner, "statistics") else {}
-        values |= {name: statistics.get(name) for name in STATISTICS}
+        values |= dict.fromkeys(STATISTICS) | statistics
         values["samples_per_second"] = self._meter.take_window()
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             values["loss_scale"] = to_float(getattr(optimizer, "dynamic_scale", None))

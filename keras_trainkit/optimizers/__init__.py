@@ -3,6 +3,7 @@
 # One line for each optimizer; the registry finds the rest.
 from keras_trainkit.optimizers.adabelief import AdaBelief as AdaBelief
 from keras_trainkit.optimizers.adadelta import Adadelta as Adadelta
+from keras_trainkit.optimizers.adafactor import Adafactor as Adafactor
 from keras_trainkit.optimizers.adagrad import Adagrad as Adagrad
 from keras_trainkit.optimizers.adam import Adam as Adam
 from keras_trainkit.optimizers.adamax import Adamax as Adamax
@@ -13,6 +14,9 @@ from keras_trainkit.optimizers.adan import Adan as Adan
 from keras_trainkit.optimizers.ademamix import AdEMAMix as AdEMAMix
 from keras_trainkit.optimizers.adopt import ADOPT as ADOPT
 from keras_trainkit.optimizers.apollo import APOLLO as APOLLO
+from keras_trainkit.optimizers.cocob import COCOB as COCOB
+from keras_trainkit.optimizers.conditionalgradient import ConditionalGradient as ConditionalGradient
+from keras_trainkit.optimizers.dadaptadam import DAdaptAdam as DAdaptAdam
 from keras_trainkit.optimizers.lamb import LAMB as LAMB
 from keras_trainkit.optimizers.laprop import LaProp as LaProp
 from keras_trainkit.optimizers.lars import LARS as LARS
@@ -22,6 +26,8 @@ from keras_trainkit.optimizers.mars import MARS as MARS
 from keras_trainkit.optimizers.muon import Muon as Muon
 from keras_trainkit.optimizers.nadam import NAdam as NAdam
 from keras_trainkit.optimizers.novograd import NovoGrad as NovoGrad
+from keras_trainkit.optimizers.prodigy import Prodigy as Prodigy
+from keras_trainkit.optimizers.proximaladagrad import ProximalAdagrad as ProximalAdagrad
 from keras_trainkit.optimizers.radam import RAdam as RAdam
 from keras_trainkit.optimizers.rmsprop import RMSprop as RMSprop
 from keras_trainkit.optimizers.sgd import SGD as SGD

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_trainkit.core import TransformOptimizer
 from keras_trainkit.testing.reference import Twin
+
+Shape = tuple[int, ...]
+SHAPES: Sequence[Shape] = ((4, 3), (3,), (2, 2, 2, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +49,27 @@ class Case:
         names: names for the three variables on which `others` are tried (a kernel, a bias, a convolution kernel), for
             arguments that go by the name.
         slot_dtype: the dtype of the slots, if it is always the same; otherwise that of the variables, at least float32.
+        felt_rate: the learning rate at which every argument must count.
+        shapes: of the variables on which it is compared with its twin and must feel its arguments.
+        drift: the mean of the random gradients there; an estimated rate grows only where gradients agree.
     """
 
     name: str
     make: type[TransformOptimizer]
     twin: Callable[[], Twin]
     rates: dict[str, Any]
-    state_bytes: float | Callable[[list[tuple[int, ...]]], float]
+    state_bytes: float | Callable[[list[Shape]], float]
     arguments: Callable[[], dict[str, Any]] = dict
     others: dict[str, Any] = dataclasses.field(default_factory=dict)
     golden: list[Golden] = dataclasses.field(default_factory=list)
     fit_rate: float = 1e-2
     names: list[str] | None = None
     slot_dtype: str | None = None
+    felt_rate: float = 0.05
+    shapes: Sequence[Shape] = SHAPES
+    drift: float = 0.0
 
-    def total_state_bytes(self, shapes: list[tuple[int, ...]]) -> float:
+    def total_state_bytes(self, shapes: list[Shape]) -> float:
         """Bytes of state of float32 variables of these shapes."""
         if callable(self.state_bytes):
             return self.state_bytes(shapes)

@@ -14,13 +14,14 @@ import contextlib
 import inspect
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_trainkit.testing.cases import Case, Golden
+from keras_trainkit.testing.cases import SHAPES, Case, Golden, Shape
 from keras_trainkit.testing.problems import EXACT, PROBLEMS, WIDEST, Stepper, minimize
 
 __all__ = ["Case", "Golden", "agrees_with_golden", "converges", "equals_twin", "keeps_configuration"]
@@ -51,10 +52,10 @@ def feels_every_argument(case: Case) -> None:
     named = set(inspect.signature(case.make.__init__).parameters) - {"self", "options", "learning_rate", "name"}
     missing = named - set(case.others)
     assert not missing, f"`others` lacks {sorted(missing)}"
-    initial, gradients = _walk(30)
-    plain = Stepper(case.optimizer(0.05), initial, names=case.names).run(gradients)
+    initial, gradients = _walk(30, case.shapes, case.drift)
+    plain = Stepper(case.optimizer(case.felt_rate), initial, names=case.names).run(gradients)
     for name, other in case.others.items():
-        optimizer = case.optimizer(0.05, **{name: other() if callable(other) else other})
+        optimizer = case.optimizer(case.felt_rate, **{name: other() if callable(other) else other})
         changed = Stepper(optimizer, initial, names=case.names).run(gradients)
         distance = max(np.abs(a - b).max() for a, b in zip(plain, changed, strict=True))
         assert distance > 1e-9, f"{name} changes nothing"
@@ -66,7 +67,7 @@ def feels_every_argument(case: Case) -> None:
 def equals_twin(case: Case) -> None:
     """50 random steps are the NumPy twin's, with clipping and decay of the case's twin; in float64 on TensorFlow."""
     keras.config.set_floatx(WIDEST)
-    initial, gradients = _walk(50)
+    initial, gradients = _walk(50, case.shapes, case.drift)
     ours = Stepper(case.optimizer(0.03), initial).run(gradients)
     theirs = case.twin().run(initial, gradients, 0.03)
     for mine, twin in zip(ours, theirs, strict=True):
@@ -104,7 +105,7 @@ def compiled_equals_graph(case: Case) -> None:
 
 def keeps_dtypes(case: Case) -> None:
     """Variables keep their dtype, slots have at least float32, and the state is as large as the case says."""
-    initial, gradients = _walk(3)
+    initial, gradients = _walk(3, case.shapes)
     for dtype, width in {WIDEST: 8 if WIDEST == "float64" else 4, "float32": 4, "bfloat16": 4}.items():
         step = Stepper(case.optimizer(max(0.05, case.fit_rate)), initial, dtype=dtype)
         before = step.parameters()
@@ -317,9 +318,14 @@ def assert_close(ours: list[np.ndarray], theirs: list[np.ndarray], tolerance: fl
     assert distance <= tolerance, f"{distance:.3g} apart, more than {tolerance}"
 
 
-def _walk(steps: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Parameters (a kernel, a bias, a convolution kernel) and random gradients for them."""
+def _walk(
+    steps: int, shapes: Sequence[Shape] = SHAPES, drift: float = 0.0
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Parameters (by default a kernel, a bias, a convolution kernel) and random gradients around `drift` for them."""
     rng = np.random.default_rng(42)
-    shapes = [(4, 3), (3,), (2, 2, 2, 3)]
     initial = [rng.normal(size=shape) for shape in shapes]
-    return initial, [[rng.normal(size=shape) * 10.0 ** rng.uniform(-2, 1) for shape in shapes] for _ in range(steps)]
+
+    def gradient(shape: Shape) -> np.ndarray:
+        return rng.normal(size=shape) * 10.0 ** rng.uniform(-2, 1) + drift
+
+    return initial, [[gradient(shape) for shape in shapes] for _ in range(steps)]

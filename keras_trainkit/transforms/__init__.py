@@ -6,6 +6,13 @@ from keras_trainkit.transforms.centering import Centralize
 from keras_trainkit.transforms.clipping import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, ClipByValue
 from keras_trainkit.transforms.decay import AddDecay, ProximalDecay
 from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, ScaleByAdEMAMix
+from keras_trainkit.transforms.factored import (
+    AverageDisplacement,
+    ClipUpdateRms,
+    ScaleByFactoredRms,
+    ScaleByParameterRms,
+    ScaleByRelativeRate,
+)
 from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
 from keras_trainkit.transforms.lowrank import ScaleByLowRankAdam
 from keras_trainkit.transforms.moments import (
@@ -21,6 +28,9 @@ from keras_trainkit.transforms.moments import (
     ScaleByRms,
 )
 from keras_trainkit.transforms.orthogonal import AverageGradient, Orthogonalize
+from keras_trainkit.transforms.projection import FrankWolfeStep
+from keras_trainkit.transforms.proximal import ProximalAdagradStep
+from keras_trainkit.transforms.ratefree import BetCoins, ScaleByDAdaptAdam, ScaleByProdigy
 from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
 from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
 from keras_trainkit.transforms.variance import (
@@ -36,15 +46,20 @@ __all__ = [
     "AdaptiveClip",
     "AddDecay",
     "AverageGradient",
+    "AverageDisplacement",
+    "BetCoins",
     "Cautious",
     "Centralize",
     "ClipByGlobalNorm",
     "ClipByNorm",
     "ClipByValue",
+    "ClipUpdateRms",
     "DualAverage",
+    "FrankWolfeStep",
     "Lookahead",
     "Momentum",
     "Orthogonalize",
+    "ProximalAdagradStep",
     "ProximalDecay",
     "ReduceVariance",
     "Scale",
@@ -59,6 +74,8 @@ __all__ = [
     "ScaleByAdopt",
     "ScaleByBelief",
     "ScaleByBlockAdam",
+    "ScaleByDAdaptAdam",
+    "ScaleByFactoredRms",
     "ScaleByLaProp",
     "ScaleByLarsRatio",
     "ScaleByLearningRate",
@@ -66,7 +83,10 @@ __all__ = [
     "ScaleByLowRankAdam",
     "ScaleByNAdam",
     "ScaleByNovoGrad",
+    "ScaleByParameterRms",
+    "ScaleByProdigy",
     "ScaleByRAdam",
+    "ScaleByRelativeRate",
     "ScaleByRms",
     "ScaleByTrustRatio",
     "ScaleByYogi",

@@ -8,8 +8,13 @@ from keras_trainkit.testing.reference.classic import (
     LARS,
     Adadelta,
     Adagrad,
+    ConditionalGradient,
     GradientDescent,
+    ProximalAdagrad,
     RMSprop,
+)
+from keras_trainkit.testing.reference.factored import (
+    Adafactor,
 )
 from keras_trainkit.testing.reference.matrix import (
     Muon,
@@ -47,6 +52,12 @@ from keras_trainkit.testing.reference.options import (
     cautious,
     centralize,
 )
+from keras_trainkit.testing.reference.ratefree import (
+    COCOB,
+    DAdaptAdam,
+    JointTwin,
+    Prodigy,
+)
 from keras_trainkit.testing.reference.twin import (
     Twin,
 )
@@ -58,12 +69,17 @@ __all__ = [
     "AdaBelief",
     "Adadelta",
     "Adagrad",
+    "Adafactor",
     "Adam",
     "Adam16",
     "AdamMini",
     "Adamax",
     "Adan",
+    "COCOB",
+    "ConditionalGradient",
+    "DAdaptAdam",
     "GradientDescent",
+    "JointTwin",
     "LAMB",
     "LARS",
     "LaProp",
@@ -74,6 +90,8 @@ __all__ = [
     "Muon",
     "NAdam",
     "NovoGrad",
+    "Prodigy",
+    "ProximalAdagrad",
     "RAdam",
     "RMSprop",
     "Ratio",

@@ -79,3 +79,34 @@ class LARS:
         ratio = self.trust * weight / (slope + self.weight_decay * weight + self.epsilon)
         self.velocity = self.momentum * self.velocity - rate * ratio * (gradient + self.weight_decay * parameter)
         return self.velocity
+
+
+class ProximalAdagrad:
+    """Duchi and Singer, 2009, equation 11, at Adagrad's rates."""
+
+    def __init__(self, initial_accumulator_value: float = 0.1, l1: float = 0.0, l2: float = 0.0) -> None:
+        self.total, self.l1, self.l2 = ZERO + initial_accumulator_value, l1, l2
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        self.total = self.total + gradient**2
+        rates = rate / np.sqrt(self.total)
+        x = parameter - rates * gradient
+        edge = rates * self.l1
+        shrunk = np.where(x > edge, x - edge, np.where(x < -edge, x + edge, 0.0))
+        return shrunk / (1 + rates * self.l2) - parameter
+
+
+class ConditionalGradient:
+    """Frank and Wolfe, 1956; the balls of Ravi et al., 2018, arXiv:1803.06453, section 4."""
+
+    def __init__(self, radius: float = 1.0, epsilon: float = 1e-7, nuclear: bool = False) -> None:
+        self.radius, self.epsilon, self.nuclear = radius, epsilon, nuclear
+
+    def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
+        if self.nuclear and gradient.ndim > 1:
+            matrix = gradient.reshape(-1, gradient.shape[-1])
+            left, _, right = np.linalg.svd(matrix)
+            extreme = np.outer(left[:, 0], right[0]).reshape(gradient.shape)
+        else:
+            extreme = gradient / (np.linalg.norm(gradient) + self.epsilon)
+        return (1 - rate) * parameter - rate * self.radius * extreme - parameter

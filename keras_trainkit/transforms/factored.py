@@ -1,0 +1,142 @@
+"""Adafactor's links: second moments kept as row and column means, and steps sized by root mean squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_trainkit.core import checks
+from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, register_transform
+from keras_trainkit.transforms.moments import blend
+
+AXES = ("last", "largest")
+
+
+@register_transform
+class ScaleByFactoredRms(Transform):
+    """g / sqrt(v), where a matrix's v is the outer product of its row and column means (Shazeer and Stern, 2018,
+    arXiv:1804.04235, algorithm 4).
+
+    The averages decay by 1 - t^`beta_2_decay`, so that the first step needs no debiasing. Of a variable of rank 2 or
+    more two axes are factored: the `"last"` two (the paper's code, Keras, torch) or the two `"largest"` (optax). The
+    others, and variables of which one of the two axes is shorter than `min_dim_size_to_factor`, keep all of v.
+    """
+
+    beta_2_decay: float = -0.8
+    epsilon: float = 1e-30
+    factored_axes: str = "last"
+    min_dim_size_to_factor: int = 1
+
+    def validate(self) -> None:
+        checks.number("beta_2_decay", self.beta_2_decay, at_most=0)
+        checks.number("epsilon", self.epsilon, at_least=0)
+        checks.one_of("factored_axes", self.factored_axes, AXES)
+        checks.integer("min_dim_size_to_factor", self.min_dim_size_to_factor, at_least=1)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        shape = [int(size) for size in variable.shape]
+        axes = self.axes(shape)
+        if axes is None:
+            return {"velocity": 0.0}
+        row, column = axes
+        return {"row": Slot(shape=_without(shape, column)), "column": Slot(shape=_without(shape, row))}
+
+    def axes(self, shape: list[int]) -> tuple[int, int] | None:
+        """The two axes of a shape that are factored, the first one first, or None."""
+        if len(shape) < 2:
+            return None
+        order = list(range(len(shape)))
+        if self.factored_axes == "largest":
+            order.sort(key=lambda axis: shape[axis])
+        row, column = sorted(order[-2:])
+        return (row, column) if min(shape[row], shape[column]) >= self.min_dim_size_to_factor else None
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        decay = 1 - ops.power(context.step, self.beta_2_decay)
+        square = ops.square(update) + self.epsilon
+        axes = self.axes([int(size) for size in parameter.shape])
+        if axes is None:
+            velocity = blend(decay, state["velocity"], square)
+            return _quotient(update, ops.sqrt(velocity)), {"velocity": velocity}
+        row_axis, column_axis = axes
+        row = blend(decay, state["row"], ops.mean(square, axis=column_axis))
+        column = blend(decay, state["column"], ops.mean(square, axis=row_axis))
+        root = factored_root(row, column, row_axis, column_axis)
+        return _quotient(update, root), {"row": row, "column": column}
+
+
+@register_transform
+class ClipUpdateRms(Transform):
+    """Scales each variable's update down to a root mean square of `threshold` (arXiv:1804.04235, section 6)."""
+
+    threshold: float = 1.0
+
+    def validate(self) -> None:
+        checks.number("threshold", self.threshold, above=0)
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        return update / ops.maximum(root_mean_square(update) / self.threshold, 1.0), state
+
+
+@register_transform
+class ScaleByParameterRms(Transform):
+    """Multiplies by the root mean square of the variable, at least `epsilon` (arXiv:1804.04235, section 8)."""
+
+    epsilon: float = 1e-3
+
+    def validate(self) -> None:
+        checks.number("epsilon", self.epsilon, at_least=0)
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        return update * ops.maximum(root_mean_square(parameter), self.epsilon), state
+
+
+@register_transform
+class ScaleByRelativeRate(Transform):
+    """Turns a direction into a displacement of size min(learning rate, 1 / sqrt(t)) (arXiv:1804.04235, section 9)."""
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        return -ops.minimum(context.learning_rate, 1 / ops.sqrt(context.step)) * update, state
+
+
+@register_transform
+class AverageDisplacement(Transform):
+    """An exponential average of the displacements, without debiasing: Adafactor's first moment."""
+
+    decay: float = 0.9
+
+    def validate(self) -> None:
+        checks.number("decay", self.decay, at_least=0, below=1)
+
+    def slots(self, variable: Any) -> dict[str, Any]:
+        return {"momentum": 0.0}
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        momentum = blend(self.decay, state["momentum"], update)
+        return momentum, {"momentum": momentum}
+
+
+def factored_root(row: Tensor, column: Tensor, row_axis: int, column_axis: int) -> Tensor:
+    """The root of the rank-one second moment whose means are `row` (over `column_axis`) and `column`.
+
+    `row_axis` comes before `column_axis`, so it has the same number in `row` as in the whole.
+    """
+    mean = ops.mean(row, axis=row_axis, keepdims=True)
+    share = ops.where(mean > 0, row / ops.where(mean > 0, mean, ops.ones_like(mean)), ops.zeros_like(row))
+    # Two roots: a product of the small numbers would underflow in float32 before its root does.
+    return ops.expand_dims(ops.sqrt(share), column_axis) * ops.expand_dims(ops.sqrt(column), row_axis)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """The root of the mean square over all elements, a scalar."""
+    return ops.sqrt(ops.mean(ops.square(x)))
+
+
+def _quotient(update: Tensor, root: Tensor) -> Tensor:
+    # Without epsilon a gradient that was always zero would be 0 / 0.
+    return ops.where(root > 0, update / ops.where(root > 0, root, ops.ones_like(root)), ops.zeros_like(update))
+
+
+def _without(shape: list[int], axis: int) -> list[int]:
+    return shape[:axis] + shape[axis + 1 :]
