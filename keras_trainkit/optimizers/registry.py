@@ -58,8 +58,8 @@ def get(identifier: Any, **arguments: Any) -> Any:
 def list(pattern: str = "*") -> builtins.list[str]:
     """The names that match a shell pattern, in any case, sorted.
 
-    >>> list("adam*")
-    ['adam', 'adamax', 'adamw']
+    >>> list("adamw*")
+    ['adamw', 'adamw16']
     """
     return sorted(fnmatch.filter(_by_name(), pattern.lower()))
 
