@@ -30,6 +30,9 @@ from keras_trainkit.optimizers.prodigy import Prodigy as Prodigy
 from keras_trainkit.optimizers.proximaladagrad import ProximalAdagrad as ProximalAdagrad
 from keras_trainkit.optimizers.radam import RAdam as RAdam
 from keras_trainkit.optimizers.rmsprop import RMSprop as RMSprop
+from keras_trainkit.optimizers.schedulefreeadamw import ScheduleFreeAdamW as ScheduleFreeAdamW
+from keras_trainkit.optimizers.schedulefreeradam import ScheduleFreeRAdam as ScheduleFreeRAdam
+from keras_trainkit.optimizers.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from keras_trainkit.optimizers.sgd import SGD as SGD
 from keras_trainkit.optimizers.sgdw import SGDW as SGDW
 from keras_trainkit.optimizers.yogi import Yogi as Yogi

@@ -52,6 +52,8 @@ class Case:
         felt_rate: the learning rate at which every argument must count.
         shapes: of the variables on which it is compared with its twin and must feel its arguments.
         drift: the mean of the random gradients there; an estimated rate grows only where gradients agree.
+        half_state_bytes: bytes of state per half-precision parameter, where that is not `state_bytes`.
+        first_move: the update that moves the weights first; those before it only measure.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Case:
     felt_rate: float = 0.05
     shapes: Sequence[Shape] = SHAPES
     drift: float = 0.0
+    half_state_bytes: float | None = None
+    first_move: int = 1
 
     def total_state_bytes(self, shapes: list[Shape]) -> float:
         """Bytes of state of float32 variables of these shapes."""

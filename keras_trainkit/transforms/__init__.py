@@ -32,6 +32,7 @@ from keras_trainkit.transforms.projection import FrankWolfeStep
 from keras_trainkit.transforms.proximal import ProximalAdagradStep
 from keras_trainkit.transforms.ratefree import BetCoins, ScaleByDAdaptAdam, ScaleByProdigy
 from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
+from keras_trainkit.transforms.schedule_free import ScaleBySquares, ScheduleFree, ScheduleFreeRectified
 from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
 from keras_trainkit.transforms.variance import (
     ScaleByAdamax,
@@ -88,9 +89,12 @@ __all__ = [
     "ScaleByRAdam",
     "ScaleByRelativeRate",
     "ScaleByRms",
+    "ScaleBySquares",
     "ScaleByTrustRatio",
     "ScaleByYogi",
     "SkipNonfinite",
     "SkipSpikes",
     "ZClip",
+    "ScheduleFree",
+    "ScheduleFreeRectified",
 ]

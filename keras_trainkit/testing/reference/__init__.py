@@ -58,6 +58,11 @@ from keras_trainkit.testing.reference.ratefree import (
     JointTwin,
     Prodigy,
 )
+from keras_trainkit.testing.reference.schedule_free import (
+    ScheduleFreeAdamW,
+    ScheduleFreeRAdam,
+    ScheduleFreeSGD,
+)
 from keras_trainkit.testing.reference.twin import (
     Twin,
 )
@@ -97,6 +102,9 @@ __all__ = [
     "Ratio",
     "SkipNonfinite",
     "SkipSpikes",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "Twin",
     "Yogi",
     "ZClip",
