@@ -41,7 +41,7 @@ class ScheduleFreeSGD:
         """The average of the z's; the first point, as long as no z counts."""
         if sum(self.weights) == 0:
             return self.first
-        return sum(w * z for w, z in zip(self.weights, self.history, strict=True)) / sum(self.weights)
+        return np.average(np.stack(self.history), axis=0, weights=np.array(self.weights))
 
     def displacement(self, parameter: Array, gradient: Array, rate: float) -> Array:
         if self.z is None:
