@@ -33,6 +33,8 @@ class ScheduleFree(Transform):
         weight_lr_power: the power of the largest rate so far in them, at least 0.
     """
 
+    scope = "element"
+
     beta: float = 0.9
     warmup_steps: int = 0
     r: float = 0.0
@@ -102,6 +104,8 @@ class ScaleBySquares(Transform):
 
     With `rectified`, the gradient itself for as long as RAdam's rho is at most 4.
     """
+
+    scope = "element"
 
     beta_2: float = 0.999
     epsilon: float = 1e-8
