@@ -123,6 +123,15 @@ CASES = [
         golden=[Golden("amsgrad", "torch", {"epsilon": 1e-8})],
     ),
     Case(
+        "lazyadam",
+        optimizers.LazyAdam,
+        twin=lambda: Twin(reference.Adam),
+        rates={"parabola": 0.1, "rosenbrock": 0.02, "matrix": 0.05},
+        state_bytes=8,
+        others={"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3, "amsgrad": True, "epsilon_hat": False},
+        golden=[Golden("lazy_adam(dense)", "TFA 0.23", {})],
+    ),
+    Case(
         "adamw",
         optimizers.AdamW,
         twin=lambda: Twin(reference.Adam, weight_decay=0.004),

@@ -105,6 +105,44 @@ def dense(gradient: Any, rows: int) -> Any:
     return ops.convert_to_tensor(gradient)
 
 
+def unique_rows(gradient: Any) -> Any:
+    """A sparse gradient in which every row stands once: those that occurred several times are summed."""
+    rows, positions = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
+
+
+def values(gradient: Any) -> Any:
+    """The numbers of a gradient: all of a dense one, the rows that a sparse one holds."""
+    return gradient.values if is_sparse(gradient) else gradient
+
+
+def rows(gradient: Any) -> Any:
+    """Which rows of its variable a sparse gradient holds; None for a dense one, which holds all."""
+    return gradient.indices if is_sparse(gradient) else None
+
+
+def with_values(gradient: Any, new: Any) -> Any:
+    """The gradient with other numbers in place of its own."""
+    return tf.IndexedSlices(new, gradient.indices, gradient.dense_shape) if is_sparse(gradient) else new
+
+
+def divided(gradient: Any, by: Any) -> Any:
+    """The gradient, sparse or dense, over a number."""
+    return with_values(gradient, values(gradient) / ops.cast(by, gradient.dtype))
+
+
+def read_rows(variable: Any, rows: Any) -> Any:
+    """Some rows of a variable, without touching the others."""
+    return local_copy(variable).sparse_read(rows)
+
+
+def write_rows(variable: Any, rows: Any, new: Any) -> None:
+    """Assigns some rows of a variable, in place; inside a replica, to that replica's own copy."""
+    new = ops.cast(new, keras.backend.standardize_dtype(variable.dtype))
+    local_copy(variable).scatter_update(tf.IndexedSlices(new, rows))
+
+
 def cast_gradient(gradient: Any, dtype: str) -> Any:
     """The gradient in `dtype`, sparse or dense."""
     return tf.cast(gradient, dtype) if is_sparse(gradient) else ops.cast(gradient, dtype)

@@ -110,6 +110,16 @@ class Programs:
                 backend.write(variable, part)
 
 
+def run_on_rows(
+    position: int, variable: Any, own: list[Any], rows: Any, gradient: Any, scalars: list[Any], compute: Compute
+) -> None:
+    """Updates some rows of a variable and of what is written beside it; the cost does not grow with the others."""
+    old = [backend.read_rows(v, rows) for v in own]
+    new = compute(position, backend.read_rows(variable, rows), gradient, old, scalars)
+    for target, value in zip([variable, *own], new, strict=True):
+        backend.write_rows(target, rows, value)
+
+
 def fits(item: Item) -> bool:
     """Whether `Programs.run` takes it: a small variable that cannot be joined is not worth a program."""
     same_shape = all(tuple(v.shape) == tuple(item.variable.shape) for v in item.own)

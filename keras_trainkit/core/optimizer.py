@@ -86,6 +86,9 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     decays_inside: ClassVar[Any] = False
     """Whether the algorithm applies `weight_decay` itself; then the step does not decay the variables before it."""
 
+    lazy: ClassVar[bool] = False
+    """Whether rows that a sparse gradient does not hold are left as they are, moments and decay included."""
+
     keras_slots: ClassVar[list[list[str]]] = []
     """Our slots in the order of Keras's optimizer of the same name, whose files we read: groups of slots that it lists
     variable by variable. A minus sign before a name says that Keras keeps the opposite."""
@@ -291,9 +294,10 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             self.apply_reduced(gradients, variables)
 
     def reduce(self, grads: Any, trainable_variables: Any = None) -> tuple[list[Any], list[Any]]:
-        """The first step alone: dense gradients, summed over the replicas, in at least float32, with their variables.
+        """The first step alone: gradients summed over the replicas, in at least float32, with their variables.
 
-        Variables without a gradient are left out, with a warning.
+        Variables without a gradient are left out, with a warning. All gradients are dense, but for those that a lazy
+        optimizer takes by rows.
         """
         gradients = list(grads)
         if not gradients:
@@ -318,13 +322,27 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 pairs.append((backend.cast_gradient(gradient, wide_dtype(gradient.dtype)), variable))
         variables = [v for _, v in pairs]
         summed = backend.all_reduce_sum([g for g, _ in pairs])
-        dense = [
-            ops.cast(backend.dense(g, v.shape[0] if len(v.shape) else 1), wide_dtype(v.dtype))
+        merged = [
+            backend.unique_rows(g)
+            if backend.is_sparse(g) and self._takes_rows(v)
+            else backend.dense(g, v.shape[0] if len(v.shape) else 1)
             for g, v in zip(summed, variables, strict=True)
         ]
+        widened = [backend.cast_gradient(g, wide_dtype(v.dtype)) for g, v in zip(merged, variables, strict=True)]
         if self.loss_scale_factor is not None:
-            dense = [g / self.loss_scale_factor for g in dense]
-        return dense, variables
+            widened = [backend.divided(g, self.loss_scale_factor) for g in widened]
+        return widened, variables
+
+    def _takes_rows(self, variable: Any) -> bool:
+        """Whether a sparse gradient of the variable moves its own rows alone."""
+        if not self.lazy or self.gradient_accumulation_steps or not backend.compiles_updates():
+            return False
+        treatment = self.treatment(variable_path(variable))
+        if treatment is None or not treatment.joinable or getattr(variable, "constraint", None):
+            return False
+        slots = self._slots.variables(backend.variable_index(self, variable))
+        same_shape = all(tuple(slot.shape) == tuple(variable.shape) for slot in slots)
+        return same_shape and not (self.use_ema and self.ema_overwrite_frequency)
 
     def apply_reduced(self, gradients: list[Any], variables: list[Any]) -> None:
         """The second and third step: computes from reduced gradients and writes."""
@@ -379,31 +397,38 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     def _guarded(self, gradients: list[Any], variables: list[Any]) -> None:
         """`_update`, unless a guard refuses the gradients."""
+        rows, values = [backend.rows(g) for g in gradients], [backend.values(g) for g in gradients]
         if not len(self._guards):
-            self._update(gradients, variables)
+            self._update(values, variables, rows)
             return
-        step, rate = backend.read(self.iterations) + 1, ops.convert_to_tensor(self.learning_rate)
-        context = Context(step, rate, gradients, [variable_path(v) for v in variables])
-        passed, agreed = self._guards.judge(gradients, context)
-        backend.when(agreed, lambda: self._update(passed, variables), None, self.written_variables(variables))
+        step, rate = backend.read(self.iterations) + 1, backend.read(self.learning_rate)
+        context = Context(step, rate, values, [variable_path(v) for v in variables])
+        passed, agreed = self._guards.judge(values, context)
+        backend.when(agreed, lambda: self._update(passed, variables, rows), None, self.written_variables(variables))
 
     def guard_memories(self) -> list[dict[str, Any]]:
         """What each guard remembers, such as how many steps it refused; empty before the optimizer is built."""
         return self._guards.values() if self.built else []
 
-    def _update(self, gradients: list[Any], variables: list[Any]) -> None:
+    def _update(self, gradients: list[Any], variables: list[Any], rows: list[Any]) -> None:
+        """Computes and writes; `rows` says for each gradient which rows it holds, None for all."""
         step = backend.read(self.iterations) + 1
         rate = backend.read(self.learning_rate)
         indices = [backend.variable_index(self, v) for v in variables]
         clip = self._clip(gradients, variables, Context(step, rate, gradients, [variable_path(v) for v in variables]))
         measure = self._measured(step, gradients, clip, variables)
 
-        items = self._items(clip.gradients, variables, indices)
-        fused = {item.position for item in items}
-        rest = [i for i in range(len(variables)) if i not in fused]
+        scalars = [step, rate] if clip.factor is None else [step, rate, clip.factor]
+        compute = self._compute(variables, indices)
+        by_rows = [i for i, held in enumerate(rows) if held is not None]
+        for i in by_rows:
+            own = self._slots.variables(indices[i])
+            fusion.run_on_rows(i, variables[i], own, rows[i], clip.gradients[i], scalars, compute)
+        items = [item for item in self._items(clip.gradients, variables, indices) if rows[item.position] is None]
+        done = {item.position for item in items}.union(by_rows)
+        rest = [i for i in range(len(variables)) if i not in done]
         if items:
-            scalars = [step, rate] if clip.factor is None else [step, rate, clip.factor]
-            self._programs.run(items, scalars, self._compute(variables, indices))
+            self._programs.run(items, scalars, compute)
         if rest:
             self._update_one_by_one(
                 [_scaled(clip.gradients[i], clip.factor) for i in rest],
@@ -412,7 +437,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
                 step,
                 rate,
             )
-        self._average_untrained(set(indices), step)
+        self._average_others({index for i, index in enumerate(indices) if i not in by_rows}, step)
         measure()
         backend.write(self.iterations, step)
 
@@ -526,12 +551,12 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             return value
         return ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
 
-    def _average_untrained(self, trained: set[int], step: Any) -> None:
-        """The averages go on for variables without a gradient in this step, too."""
+    def _average_others(self, done: set[int], step: Any) -> None:
+        """The averages go on for variables without a gradient in this step, and for those that moved by rows."""
         if not self.use_ema:
             return
         for index, (variable, slot) in enumerate(zip(backend.built_variables(self), self._averages, strict=True)):
-            if slot is not None and index not in trained:
+            if slot is not None and index not in done:
                 backend.write(slot, self._blended(backend.read(slot), _wide(variable), step))
 
     def written_variables(self, variables: list[Any]) -> list[Any]:

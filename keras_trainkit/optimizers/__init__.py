@@ -20,6 +20,7 @@ from keras_trainkit.optimizers.dadaptadam import DAdaptAdam as DAdaptAdam
 from keras_trainkit.optimizers.lamb import LAMB as LAMB
 from keras_trainkit.optimizers.laprop import LaProp as LaProp
 from keras_trainkit.optimizers.lars import LARS as LARS
+from keras_trainkit.optimizers.lazyadam import LazyAdam as LazyAdam
 from keras_trainkit.optimizers.lion import Lion as Lion
 from keras_trainkit.optimizers.madgrad import MADGRAD as MADGRAD
 from keras_trainkit.optimizers.mars import MARS as MARS

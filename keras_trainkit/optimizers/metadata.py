@@ -14,7 +14,8 @@ class Info:
         paper: an arXiv number, or authors and year.
         state_bytes: bytes of state per parameter with default arguments (SGD's: with momentum); where it depends on the
             shape, that of a matrix of 1024 by 1024.
-        sparse: what gradients of a part of the rows get: `"dense"`, the same result as the full gradient.
+        sparse: what gradients of a part of the rows get: `"dense"`, the same result as the full gradient;
+            `"lazy"`, the rows that they do not hold are left alone.
     """
 
     year: int

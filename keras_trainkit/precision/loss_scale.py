@@ -89,10 +89,14 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         if not variables:
             return
         scale, good = backend.read(self.dynamic_scale), backend.read(self.step_counter)
-        finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in gradients]))
+        finite = ops.all(ops.stack([ops.all(ops.isfinite(backend.values(g))) for g in gradients]))
 
         def step() -> None:
-            inner.apply_reduced([g / ops.cast(scale, g.dtype) for g in gradients], variables)
+            values = [backend.values(g) for g in gradients]
+            unscaled = [value / ops.cast(scale, value.dtype) for value in values]
+            inner.apply_reduced(
+                [backend.with_values(g, u) for g, u in zip(gradients, unscaled, strict=True)], variables
+            )
             grows = good + 1 >= self.dynamic_growth_steps
             backend.write(self.dynamic_scale, ops.where(grows, ops.minimum(scale * 2, self.maximum_scale), scale))
             backend.write(self.step_counter, ops.where(grows, ops.zeros_like(good), good + 1))
