@@ -23,6 +23,8 @@ class ScaleByFactoredRms(Transform):
     others, and variables of which one of the two axes is shorter than `min_dim_size_to_factor`, keep all of v.
     """
 
+    scope = "variable"
+
     beta_2_decay: float = -0.8
     epsilon: float = 1e-30
     factored_axes: str = "last"
@@ -54,21 +56,22 @@ class ScaleByFactoredRms(Transform):
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         decay = 1 - ops.power(context.step, self.beta_2_decay)
-        square = ops.square(update) + self.epsilon
+        square = ops.square(update)
         axes = self.axes([int(size) for size in parameter.shape])
         if axes is None:
-            velocity = blend(decay, state["velocity"], square)
-            return _quotient(update, ops.sqrt(velocity)), {"velocity": velocity}
+            velocity = blend(decay, state["velocity"], square + self.epsilon)
+            return update * inverse_root(velocity), {"velocity": velocity}
         row_axis, column_axis = axes
-        row = blend(decay, state["row"], ops.mean(square, axis=column_axis))
-        column = blend(decay, state["column"], ops.mean(square, axis=row_axis))
-        root = factored_root(row, column, row_axis, column_axis)
-        return _quotient(update, root), {"row": row, "column": column}
+        row = blend(decay, state["row"], ops.mean(square, axis=column_axis) + self.epsilon)
+        column = blend(decay, state["column"], ops.mean(square, axis=row_axis) + self.epsilon)
+        return factored_quotient(update, row, column, row_axis, column_axis), {"row": row, "column": column}
 
 
 @register_transform
 class ClipUpdateRms(Transform):
     """Scales each variable's update down to a root mean square of `threshold` (arXiv:1804.04235, section 6)."""
+
+    scope = "variable"
 
     threshold: float = 1.0
 
@@ -76,12 +79,14 @@ class ClipUpdateRms(Transform):
         checks.number("threshold", self.threshold, above=0)
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        return update / ops.maximum(root_mean_square(update) / self.threshold, 1.0), state
+        return update * (1 / ops.maximum(root_mean_square(update) / self.threshold, 1.0)), state
 
 
 @register_transform
 class ScaleByParameterRms(Transform):
     """Multiplies by the root mean square of the variable, at least `epsilon` (arXiv:1804.04235, section 8)."""
+
+    scope = "variable"
 
     epsilon: float = 1e-3
 
@@ -96,6 +101,8 @@ class ScaleByParameterRms(Transform):
 class ScaleByRelativeRate(Transform):
     """Turns a direction into a displacement of size min(learning rate, 1 / sqrt(t)) (arXiv:1804.04235, section 9)."""
 
+    scope = "element"
+
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         return -ops.minimum(context.learning_rate, 1 / ops.sqrt(context.step)) * update, state
 
@@ -103,6 +110,8 @@ class ScaleByRelativeRate(Transform):
 @register_transform
 class AverageDisplacement(Transform):
     """An exponential average of the displacements, without debiasing: Adafactor's first moment."""
+
+    scope = "element"
 
     decay: float = 0.9
 
@@ -117,25 +126,25 @@ class AverageDisplacement(Transform):
         return momentum, {"momentum": momentum}
 
 
-def factored_root(row: Tensor, column: Tensor, row_axis: int, column_axis: int) -> Tensor:
-    """The root of the rank-one second moment whose means are `row` (over `column_axis`) and `column`.
+def factored_quotient(x: Tensor, row: Tensor, column: Tensor, row_axis: int, column_axis: int) -> Tensor:
+    """x over the root of the rank-one second moment whose means are `row` (over `column_axis`) and `column`.
 
-    `row_axis` comes before `column_axis`, so it has the same number in `row` as in the whole.
+    `row_axis` comes before `column_axis`, so it has the same number in `row` as in x.
     """
     mean = ops.mean(row, axis=row_axis, keepdims=True)
-    share = ops.where(mean > 0, row / ops.where(mean > 0, mean, ops.ones_like(mean)), ops.zeros_like(row))
-    # Two roots: a product of the small numbers would underflow in float32 before its root does.
-    return ops.expand_dims(ops.sqrt(share), column_axis) * ops.expand_dims(ops.sqrt(column), row_axis)
+    share = row / ops.where(mean > 0, mean, ops.ones_like(mean))
+    # Two roots of vectors: cheaper than one of the whole, and their product need not underflow in float32.
+    return x * ops.expand_dims(inverse_root(share), column_axis) * ops.expand_dims(inverse_root(column), row_axis)
+
+
+def inverse_root(x: Tensor) -> Tensor:
+    """1 / sqrt(x), and 0 where x is 0: without an epsilon a gradient that was always zero would be 0 / 0."""
+    return ops.where(x > 0, ops.rsqrt(ops.where(x > 0, x, ops.ones_like(x))), ops.zeros_like(x))
 
 
 def root_mean_square(x: Tensor) -> Tensor:
     """The root of the mean square over all elements, a scalar."""
     return ops.sqrt(ops.mean(ops.square(x)))
-
-
-def _quotient(update: Tensor, root: Tensor) -> Tensor:
-    # Without epsilon a gradient that was always zero would be 0 / 0.
-    return ops.where(root > 0, update / ops.where(root > 0, root, ops.ones_like(root)), ops.zeros_like(update))
 
 
 def _without(shape: list[int], axis: int) -> list[int]:

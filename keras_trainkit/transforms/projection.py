@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_trainkit.core import checks
-from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, register_transform
+from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, Treatment, register_transform
 
 NORMS = ("fro", "nuclear")
 
@@ -30,6 +30,10 @@ class FrankWolfeStep(Transform):
         checks.number("lambda_", self.lambda_, above=0)
         checks.number("epsilon", self.epsilon, at_least=0)
         checks.one_of("ord", self.ord, NORMS)
+
+    def treatment(self, path: str) -> Treatment | None:
+        # XLA's singular value decomposition is far slower on a CPU than TensorFlow's own.
+        return Treatment((), False) if self.ord == "fro" else None
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         if self.ord == "nuclear" and len(update.shape) > 1:

@@ -16,6 +16,8 @@ class ProximalAdagradStep(Transform):
     Singer, 2009); the update is the displacement.
     """
 
+    scope = "element"
+
     initial_accumulator_value: float = 0.1
     l1: float = 0.0
     l2: float = 0.0

@@ -228,6 +228,8 @@ class BetCoins(Transform):
     least 0; the bet is -S (R + L) / (L max(G + L, alpha L)).
     """
 
+    scope = "element"
+
     alpha: float = 100.0
     epsilon: float = 1e-8
 
