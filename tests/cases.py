@@ -3,11 +3,14 @@
 from functools import partial
 from math import prod
 
+from keras import ops
 from keras.optimizers.schedules import InverseTimeDecay, PolynomialDecay
 
 from keras_trainkit import optimizers
+from keras_trainkit.core import randomness
 from keras_trainkit.testing import reference
 from keras_trainkit.testing.cases import Case, Golden
+from keras_trainkit.testing.problems import WIDEST
 from keras_trainkit.testing.reference import JointTwin, Twin
 from keras_trainkit.transforms import AdaptiveClip, Cautious, Centralize, Lookahead
 
@@ -40,6 +43,30 @@ def muon_adam(weight_decay=0.0):
 def apollo_adam():
     """What APOLLO gives to vectors, embeddings and heads."""
     return reference.Adam(epsilon=1e-6)
+
+
+def squares(shape):
+    """The elements of one square matrix for each axis of a variable that is no vector."""
+    return sum(size**2 for size in shape) if len(shape) > 1 else 0
+
+
+def blocked(shape, limit=2):
+    """The elements of a square matrix for each side of each block."""
+    counts = [-(-size // limit) for size in shape]
+    sides = [-(-size // count) for size, count in zip(shape, counts, strict=True)]
+    return prod(counts) * sum(side**2 for side in sides)
+
+
+def kron(index, triangular, seed=0, **arguments):
+    """The twin of Kron for the variable number `index`, with the numbers that the optimizer draws."""
+
+    def uniform(step, stream):
+        return float(ops.convert_to_numpy(randomness.uniform([], seed, step, stream)))
+
+    def normal(shape, step):
+        return ops.convert_to_numpy(randomness.normal(list(shape), seed, step, 2 + index, WIDEST)).astype("float64")
+
+    return reference.Kron(triangular, uniform, normal, **arguments)
 
 
 CASES = [
@@ -749,5 +776,124 @@ CASES = [
         state_bytes=8,
         half_state_bytes=12,
         arguments=lambda: {"silent_sgd_phase": False, "weight_lr_power": 0.0},
+    ),
+    Case(
+        "soap",
+        optimizers.SOAP,
+        twin=lambda: Twin(reference.SOAP),
+        rates={"parabola": 0.1, "rosenbrock": 0.02, "matrix": 0.05},
+        state_bytes=lambda shapes: 4 * sum(2 * prod(s) + 2 * squares(s) for s in shapes),
+        golden=[Golden("soap", source, {}) for source in ("OFFICIAL SOAP(1d precond False)", "po")],
+        others={
+            "beta_1": 0.5,
+            "beta_2": 0.9,
+            "shampoo_beta": 0.5,
+            "epsilon": 1e-2,
+            "precondition_frequency": 3,
+            "max_precond_dim": 3,
+            "merge_dims": True,
+            "precondition_1d": True,
+            "normalize_grads": True,
+            "correct_bias": False,
+        },
+    ),
+    Case(
+        "shampoo",
+        optimizers.Shampoo,
+        twin=lambda: Twin(
+            iter([reference.Shampoo(view=view, momentum=0.3) for view in ([4, 3], [3], [8, 3])]).__next__
+        ),
+        rates={"parabola": 0.07, "rosenbrock": 0.015, "matrix": 0.03},
+        state_bytes=lambda shapes: (
+            4 * sum(3 * prod(s) + 2 * (squares([prod(s[:-1]), s[-1]]) - (len(s) < 2)) for s in shapes)
+        ),
+        arguments=lambda: {"momentum": 0.3},
+        others={
+            "beta_1": 0.0,
+            "beta_2": 1.0,
+            "epsilon": 1e-2,
+            "momentum": 0.5,
+            "nesterov": True,
+            "block_size": 2,
+            "merge_dims": False,
+            "precondition_frequency": 2,
+            "start_preconditioning_step": 1,
+            "exponent_override": 3.0,
+            "grafting": "sgd",
+            "grafting_beta_2": 0.9,
+            "grafting_epsilon": 1e-2,
+        },
+        replica_tolerance=3e-4,
+    ),
+    Case(
+        "shampoo-blocked",
+        optimizers.Shampoo,
+        twin=lambda: Twin(
+            iter(
+                [
+                    reference.Shampoo(
+                        0.5, 1.0, 1e-4, 3, 5, None, "rmsprop", 0.99, view=view, blocks=blocks, momentum=0.3
+                    )
+                    for view, blocks in [([4, 3], [2, 2]), ([3], [2]), ([2, 2, 2, 3], [2, 2, 2, 2])]
+                ]
+            ).__next__
+        ),
+        rates={"parabola": 0.05, "rosenbrock": 0.01, "matrix": 0.03},
+        state_bytes=lambda shapes: 4 * sum(3 * prod(s) + 2 * blocked(s) for s in shapes),
+        arguments=lambda: {
+            "beta_1": 0.5,
+            "beta_2": 1.0,
+            "epsilon": 1e-4,
+            "block_size": 2,
+            "merge_dims": False,
+            "precondition_frequency": 3,
+            "start_preconditioning_step": 5,
+            "grafting": "rmsprop",
+            "grafting_beta_2": 0.99,
+            "momentum": 0.3,
+        },
+    ),
+    Case(
+        "kron",
+        optimizers.Kron,
+        twin=lambda: Twin(iter([kron(0, [True] * 2), kron(1, [False]), kron(2, [True] * 4)]).__next__),
+        rates={"parabola": 0.02, "rosenbrock": 0.01, "matrix": PolynomialDecay(0.02, 1500, 0.0)},
+        state_bytes=lambda shapes: 4 * sum(prod(s) + (squares(s) or sum(s)) for s in shapes),
+        others={
+            "beta_1": 0.5,
+            "preconditioner_update_probability": 0.3,
+            "max_size_triangular": 3,
+            "min_ndim_triangular": 3,
+            "memory_save_mode": "one_diag",
+            "momentum_into_precond_update": False,
+            "precond_lr": 0.3,
+            "precond_init_scale": 0.5,
+            "seed": 1,
+        },
+    ),
+    Case(
+        "kron-diagonal",
+        optimizers.Kron,
+        twin=lambda: Twin(
+            iter(
+                [
+                    kron(
+                        i, [False] * rank, seed=3, beta_1=0.0, probability=0.5, momentum_fits=False, rate=0.3, scale=0.5
+                    )
+                    for i, rank in enumerate([2, 1, 4])
+                ]
+            ).__next__
+        ),
+        rates={"matrix": PolynomialDecay(0.02, 1500, 0.0)},
+        state_bytes=lambda shapes: 4 * sum(sum(s) for s in shapes),
+        arguments=lambda: {
+            "beta_1": 0.0,
+            "preconditioner_update_probability": 0.5,
+            "memory_save_mode": "all_diag",
+            "momentum_into_precond_update": False,
+            "precond_lr": 0.3,
+            "precond_init_scale": 0.5,
+            "seed": 3,
+        },
     ),
 ]

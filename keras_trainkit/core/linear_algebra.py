@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -52,6 +54,77 @@ def newton_schulz(
 
 def round_significand(x: Tensor, bits: int) -> Tensor:
     """`x` rounded to `bits` binary digits (Veltkamp's splitting); casts there and back could be optimized away."""
-    digits = 53 if x.dtype == "float64" or "float64" in str(x.dtype) else 24
+    digits = 53 if keras.backend.standardize_dtype(x.dtype) == "float64" else 24
     spread = x * float(2 ** (digits - bits) + 1)
     return spread - (spread - x)
+
+
+def eigenbasis(matrix: Tensor) -> Tensor:
+    """The eigenvectors of a symmetric positive semidefinite matrix as columns, those of large eigenvalues first.
+
+    Where the matrix is singular, any basis of its null space would do, and rounding would choose it: another machine,
+    backend or number of replicas another one. So it is chosen here, as the eigenvectors of diag(1 ... n) within that
+    space. Signs, and the vectors of equal positive eigenvalues, remain open.
+    """
+    values, vectors = ops.eigh(matrix)
+    size = int(matrix.shape[-1])
+    largest = ops.maximum(values[..., -1:], 0.0)
+    largest = ops.where(largest > 0, largest, ops.ones_like(largest))
+    null = values <= 16 * machine_epsilon(matrix.dtype) * math.sqrt(size) * largest
+    kept = ops.where(null, ops.zeros_like(values), values / largest)
+    empty = vectors * ops.expand_dims(ops.cast(null, vectors.dtype), -2)
+    projector = ops.matmul(empty, transpose(vectors))
+    order = ops.expand_dims(ops.cast(ops.arange(1, size + 1), vectors.dtype), -1) / size
+    chosen = ops.matmul(vectors * ops.expand_dims(kept, -2), transpose(vectors)) - ops.matmul(
+        projector, order * projector
+    )
+    return ops.flip(ops.eigh(0.5 * (chosen + transpose(chosen)))[1], axis=-1)
+
+
+def machine_epsilon(dtype: Any) -> float:
+    """The distance from 1 to the next number."""
+    return 2.0**-52 if keras.backend.standardize_dtype(dtype) == "float64" else 2.0**-23
+
+
+def rotate(x: Tensor, matrices: list[Any], transposed: bool = False) -> Tensor:
+    """Multiplies each axis i of `x` by the rows of `matrices[i]` (by the columns, `transposed`); None leaves it.
+
+    For a matrix x and two matrices P and Q it is P^T x Q, transposed P x Q^T.
+    """
+    for matrix in matrices:
+        # The first axis goes last each time, so that all are where they were in the end.
+        if matrix is None:
+            x = ops.moveaxis(x, 0, -1)
+        else:
+            x = ops.tensordot(x, matrix, axes=[[0], [1 if transposed else 0]])
+    return x
+
+
+def outer_product(x: Tensor, axis: int) -> Tensor:
+    """The sum of products of `x` with itself over all axes but one: x x^T for axis 0 of a matrix, x^T x for axis 1."""
+    others = [i for i in range(len(x.shape)) if i != axis]
+    return ops.tensordot(x, x, axes=[others, others])
+
+
+def inverse_root(matrix: Tensor, power: float, epsilon: float) -> Tensor:
+    """(A + epsilon top I)^(-1/power) of symmetric positive semidefinite matrices, `top` the largest eigenvalue of each.
+
+    Rounding can take small eigenvalues below zero; they count as zero. The root of a zero matrix is the identity.
+    """
+    values, vectors = ops.eigh(matrix)
+    top = ops.maximum(values[..., -1:], 0.0)
+    known = top > 0
+    safe = ops.where(known, ops.maximum(values, 0.0) + epsilon * top, ops.ones_like(values))
+    return ops.matmul(vectors * ops.expand_dims(ops.power(safe, -1.0 / power), -2), transpose(vectors))
+
+
+def spectral_norm_bound(matrix: Tensor) -> Tensor:
+    """A lower bound of a symmetric matrix's largest absolute eigenvalue, near it: two steps from the longest column."""
+    largest = ops.max(ops.abs(matrix))
+    scale = ops.where(largest > 0, largest, ops.ones_like(largest))
+    scaled = matrix / scale
+    column = ops.take(scaled, ops.argmax(ops.sum(ops.square(scaled), axis=0)), axis=1)
+    first = ops.sum(ops.expand_dims(column, 1) * scaled, axis=0)
+    length = ops.sqrt(ops.sum(ops.square(first)))
+    first = first / ops.where(length > 0, length, ops.ones_like(length))
+    return scale * ops.sqrt(ops.sum(ops.square(ops.sum(scaled * first, axis=1))))

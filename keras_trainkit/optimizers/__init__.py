@@ -17,6 +17,7 @@ from keras_trainkit.optimizers.apollo import APOLLO as APOLLO
 from keras_trainkit.optimizers.cocob import COCOB as COCOB
 from keras_trainkit.optimizers.conditionalgradient import ConditionalGradient as ConditionalGradient
 from keras_trainkit.optimizers.dadaptadam import DAdaptAdam as DAdaptAdam
+from keras_trainkit.optimizers.kron import Kron as Kron
 from keras_trainkit.optimizers.lamb import LAMB as LAMB
 from keras_trainkit.optimizers.laprop import LaProp as LaProp
 from keras_trainkit.optimizers.lars import LARS as LARS
@@ -36,6 +37,8 @@ from keras_trainkit.optimizers.schedulefreeradam import ScheduleFreeRAdam as Sch
 from keras_trainkit.optimizers.schedulefreesgd import ScheduleFreeSGD as ScheduleFreeSGD
 from keras_trainkit.optimizers.sgd import SGD as SGD
 from keras_trainkit.optimizers.sgdw import SGDW as SGDW
+from keras_trainkit.optimizers.shampoo import Shampoo as Shampoo
+from keras_trainkit.optimizers.soap import SOAP as SOAP
 from keras_trainkit.optimizers.yogi import Yogi as Yogi
 
 from keras_trainkit.optimizers.metadata import Info  # isort: skip

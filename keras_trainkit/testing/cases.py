@@ -46,6 +46,9 @@ class Case:
         others: for each constructor argument, another value that must change the trajectory; values are functions.
         golden: third parties' results.
         fit_rate: a sensible learning rate for a small network.
+        replica_tolerance: how far the weights on several replicas may be from those on one device after 50 updates;
+            more than the default where the algorithm magnifies rounding, as the inverse root of a nearly singular
+            covariance does.
         names: names for the three variables on which `others` are tried (a kernel, a bias, a convolution kernel), for
             arguments that go by the name.
         slot_dtype: the dtype of the slots, if it is always the same; otherwise that of the variables, at least float32.
@@ -65,6 +68,7 @@ class Case:
     others: dict[str, Any] = dataclasses.field(default_factory=dict)
     golden: list[Golden] = dataclasses.field(default_factory=list)
     fit_rate: float = 1e-2
+    replica_tolerance: float = 2e-6
     names: list[str] | None = None
     slot_dtype: str | None = None
     felt_rate: float = 0.05

@@ -191,7 +191,7 @@ def replicas_agree(case: Case, strategy: Any, steps: int = 50) -> None:
         fit(model, epochs=steps // 4)
     moved = max(np.abs(a - b).max() for a, b in zip(start, models[0].get_weights(), strict=True))
     assert moved > 1e-3, f"the weights moved by {moved} only"
-    assert_close(models[1].get_weights(), models[0].get_weights(), 2e-6)
+    assert_close(models[1].get_weights(), models[0].get_weights(), case.replica_tolerance)
 
 
 def micro_batches_equal_big_ones(case: Case) -> None:

@@ -14,6 +14,7 @@ from keras_trainkit.transforms.factored import (
     ScaleByRelativeRate,
 )
 from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
+from keras_trainkit.transforms.kron import ScaleByKron
 from keras_trainkit.transforms.lowrank import ScaleByLowRankAdam
 from keras_trainkit.transforms.moments import (
     Momentum,
@@ -33,6 +34,8 @@ from keras_trainkit.transforms.proximal import ProximalAdagradStep
 from keras_trainkit.transforms.ratefree import BetCoins, ScaleByDAdaptAdam, ScaleByProdigy
 from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
 from keras_trainkit.transforms.schedule_free import ScaleBySquares, ScheduleFree, ScheduleFreeRectified
+from keras_trainkit.transforms.shampoo import ScaleByShampoo
+from keras_trainkit.transforms.soap import ScaleBySoap
 from keras_trainkit.transforms.trust import ScaleByLarsRatio, ScaleByTrustRatio
 from keras_trainkit.transforms.variance import (
     ScaleByAdamax,
@@ -77,6 +80,7 @@ __all__ = [
     "ScaleByBlockAdam",
     "ScaleByDAdaptAdam",
     "ScaleByFactoredRms",
+    "ScaleByKron",
     "ScaleByLaProp",
     "ScaleByLarsRatio",
     "ScaleByLearningRate",
@@ -90,6 +94,8 @@ __all__ = [
     "ScaleByRelativeRate",
     "ScaleByRms",
     "ScaleBySquares",
+    "ScaleByShampoo",
+    "ScaleBySoap",
     "ScaleByTrustRatio",
     "ScaleByYogi",
     "SkipNonfinite",

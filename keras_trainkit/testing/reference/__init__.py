@@ -17,8 +17,11 @@ from keras_trainkit.testing.reference.factored import (
     Adafactor,
 )
 from keras_trainkit.testing.reference.matrix import (
+    SOAP,
+    Kron,
     Muon,
     Ratio,
+    Shampoo,
 )
 from keras_trainkit.testing.reference.memory import (
     APOLLO,
@@ -85,6 +88,7 @@ __all__ = [
     "DAdaptAdam",
     "GradientDescent",
     "JointTwin",
+    "Kron",
     "LAMB",
     "LARS",
     "LaProp",
@@ -100,6 +104,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Ratio",
+    "SOAP",
+    "Shampoo",
     "SkipNonfinite",
     "SkipSpikes",
     "ScheduleFreeAdamW",
