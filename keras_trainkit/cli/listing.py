@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from keras_trainkit.cli.errors import COMPLETED, BadInput
-from keras_trainkit.core import checks
+from keras_trainkit.core import checks, tables
 from keras_trainkit.recipes import catalog
 
 
@@ -47,15 +47,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def text(parts: list[catalog.Part], width: int | None) -> str:
-    """The parts under a heading for each kind; lines are cut at `width`, or kept whole if it is None."""
+    """The parts under a heading for each kind; lines are cut at `width`, or kept whole if it is None.
+
+    Optimizers have a line of columns first, with what they tell about themselves.
+    """
     margin = max(len(part.name) for part in parts) + 4
     lines: list[str] = []
     for kind in catalog.KINDS:
         of_kind = [part for part in parts if part.kind == kind]
         if of_kind:
             lines += ["", kind] if lines else [kind]
-            lines += [_cut(f"  {part.name}".ljust(margin) + part.summary, width) for part in of_kind]
+            lines += [_cut(line, width) for line in _lines(of_kind, margin)]
     return "\n".join(lines)
+
+
+def _lines(parts: list[catalog.Part], margin: int) -> list[str]:
+    told = [(part, part.info) for part in parts if part.info is not None]
+    plain = [f"  {part.name}".ljust(margin) + part.summary for part in parts if part.info is None]
+    if not told:
+        return plain
+    rows = [[*tables.optimizer_row(part.name, **info), part.summary] for part, info in told]
+    return ["  " + line for line in tables.aligned([[*tables.OPTIMIZER_COLUMNS, ""], *rows])] + plain
 
 
 def _cut(line: str, width: int | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_trainkit.core import TransformOptimizer, checks
+from keras_trainkit.optimizers.listing import Listing
 from keras_trainkit.optimizers.metadata import Info
 
 
@@ -56,12 +57,19 @@ def get(identifier: Any, **arguments: Any) -> Any:
 
 
 def list(pattern: str = "*") -> builtins.list[str]:
-    """The names that match a shell pattern, in any case, sorted.
+    """The names that match a shell pattern, in any case, sorted; shown as a table.
 
-    >>> list("adamw*")
-    ['adamw', 'adamw16']
+    It is a list of strings whose representation says for each year, paper, bytes of state per parameter, and what
+    sparse gradients get; `info` has the same for one name.
+
+    >>> list("adamw")
+    optimizer  year  paper             state bytes/parameter  sparse gradients
+    adamw      2017  arXiv:1711.05101  8                      dense
+    >>> "radam" in list("*adam*")
+    True
     """
-    return sorted(fnmatch.filter(_by_name(), pattern.lower()))
+    kinds = _by_name()
+    return Listing({name: kinds[name].info for name in sorted(fnmatch.filter(kinds, pattern.lower()))})
 
 
 def info(name: str) -> Info:

@@ -7,6 +7,7 @@ import fnmatch
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 KINDS = (
@@ -24,12 +25,16 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Part:
-    """One public class or function: subpackage, name, whether it is a class, the first paragraph of its docstring."""
+    """One public class or function: subpackage, name, whether it is a class, the first paragraph of its docstring.
+
+    `info` holds what an optimizer tells about itself (`optimizers.Info`), by name; it is None for other parts.
+    """
 
     kind: str
     name: str
     is_class: bool
     summary: str
+    info: dict[str, Any] | None = None
 
 
 def parts(pattern: str | None = None) -> list[Part]:
@@ -38,7 +43,7 @@ def parts(pattern: str | None = None) -> list[Part]:
     A pattern with `*`, `?` or `[` must match the whole name; any other is looked for inside the name. The name of a
     kind (`optimizers`) stands for all of that kind.
 
-    >>> [part.name for part in parts("*adamw")]
+    >>> [part.name for part in parts("adam[w]")]
     ['AdamW']
     """
     found = [part for kind in KINDS for part in _of_kind(kind)]
@@ -67,7 +72,7 @@ def _of_kind(kind: str) -> tuple[Part, ...]:
     nodes = [node for name in _public(_parse(init)) if (node := _definition(name, init)) is not None]
     if kind == "optimizers":
         nodes = [node for node in nodes if _is_named_optimizer(node)]
-    found = [Part(kind, node.name, isinstance(node, ast.ClassDef), _summary(node)) for node in nodes]
+    found = [Part(kind, node.name, isinstance(node, ast.ClassDef), _summary(node), _info(node)) for node in nodes]
     return tuple(sorted(found, key=lambda part: (not part.is_class, part.name.lower())))
 
 
@@ -112,8 +117,25 @@ def _public(tree: ast.Module) -> set[str]:
 
 def _is_named_optimizer(node: ast.ClassDef | ast.FunctionDef) -> bool:
     """Whether a class says its year and paper (`info = Info(...)`), as the registry of optimizers asks of each."""
-    assigned = [target for line in node.body if isinstance(line, ast.Assign) for target in line.targets]
-    return any(isinstance(target, ast.Name) and target.id == "info" for target in assigned)
+    return _assigned(node.body, "info") is not None
+
+
+def _info(node: ast.ClassDef | ast.FunctionDef) -> dict[str, Any] | None:
+    """The arguments of `info = Info(...)` in a class, with those that `Info` has by default; None without one."""
+    call = _assigned(node.body, "info")
+    if not isinstance(call, ast.Call):
+        return None
+    fields = _definition("Info", _PACKAGE / "optimizers" / "metadata.py")
+    declared = [line for line in fields.body if isinstance(line, ast.AnnAssign)] if fields is not None else []
+    known = {ast.unparse(line.target): ast.literal_eval(line.value) for line in declared if line.value is not None}
+    return known | {str(argument.arg): ast.literal_eval(argument.value) for argument in call.keywords}
+
+
+def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
+    for line in body:
+        if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in line.targets):
+            return line.value
+    return None
 
 
 @cache

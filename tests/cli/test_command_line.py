@@ -57,11 +57,21 @@ def test_list_shows_kinds_names_and_summaries(capsys):
     assert {"schedules", "layers", "callbacks"} <= set(lines)
 
 
+def test_list_has_columns_for_optimizers(capsys):
+    assert main(["list", "adam[w]"]) == 0
+    kind, header, line = capsys.readouterr().out.splitlines()
+    assert kind == "optimizers"
+    assert header.split() == ["optimizer", "year", "paper", "state", "bytes/parameter", "sparse", "gradients"]
+    assert line.split()[:5] == ["AdamW", "2017", "arXiv:1711.05101", "8", "dense"]
+    assert line.index("arXiv") == header.index("paper") and "weight decay" in line
+
+
 def test_list_as_json_filters_by_pattern(capsys):
-    assert main(["list", "*adamw", "--json"]) == 0
+    assert main(["list", "adam[w]", "--json"]) == 0
     (part,) = json.loads(capsys.readouterr().out)
     assert (part["kind"], part["name"], part["is_class"]) == ("optimizers", "AdamW", True)
     assert part["summary"]
+    assert part["info"] == {"year": 2017, "paper": "arXiv:1711.05101", "state_bytes": 8, "sparse": "dense"}
 
 
 def test_lines_are_cut_only_in_a_terminal():

@@ -1,5 +1,7 @@
 """Finding optimizers by name."""
 
+import pickle
+
 import keras
 import pytest
 
@@ -14,7 +16,7 @@ def test_every_named_optimizer_is_listed_exported_and_described():
         kind = type(optimizers.get(name))
         assert kind.__name__ in optimizers.__all__ and getattr(optimizers, kind.__name__) is kind
         info = optimizers.info(name)
-        assert 1940 < info.year < 2030 and info.paper and info.state_bytes >= 0
+        assert 1940 < info.year < 2030 and info.paper and info.state_bytes >= 0 and info.sparse in ("dense", "lazy")
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,17 @@ def test_package_exposes_its_parts():
         assert getattr(keras_trainkit, name).__name__ == f"keras_trainkit.{name}"
     with pytest.raises(AttributeError, match="nonsense"):
         _ = keras_trainkit.nonsense
+
+
+def test_the_list_is_a_list_and_shows_a_table():
+    found = optimizers.list("adam*")
+    assert found == sorted(found) and isinstance(found, list) and found[0] == "adam" and "adamw" in found
+    header, *lines = repr(found).splitlines()
+    assert header.split() == ["optimizer", "year", "paper", "state", "bytes/parameter", "sparse", "gradients"]
+    assert [line.split()[0] for line in lines] == found
+    assert lines[0].split() == ["adam", "2014", "arXiv:1412.6980", "8", "dense"]
+    assert str(found) == repr(found)
+    assert repr(optimizers.list("nothing")) == "[]"
+    page = optimizers.list("adam")._repr_html_()
+    assert page.count("<tr>") == 2 and "<td>arXiv:1412.6980</td>" in page
+    assert pickle.loads(pickle.dumps(found)) == found

@@ -1,5 +1,6 @@
 """The catalog read from source text names what the imported package has, no more and no less."""
 
+import dataclasses
 import importlib
 import inspect
 
@@ -11,6 +12,13 @@ from keras_trainkit.recipes import catalog
 
 def test_optimizer_names_are_those_of_the_registry():
     assert sorted(catalog.optimizer_names()) == sorted(optimizers.list())
+
+
+def test_optimizers_tell_what_their_classes_tell():
+    for part in catalog.parts("optimizers"):
+        known = dataclasses.asdict(optimizers.info(part.name)) if part.is_class else None
+        assert part.info == known
+    assert all(part.info is None for part in catalog.parts() if part.kind != "optimizers")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in catalog.KINDS if kind != "optimizers"])
