@@ -29,16 +29,36 @@ __all__ = ["Case", "Golden", "agrees_with_golden", "converges", "equals_twin", "
 # ---------------------------------------------------------------------------------------------------- configuration
 
 
+OPTIONS: dict[str, Any] = {
+    "weight_decay": 0.1,
+    "weight_decay_exclude": ["p1"],
+    "global_clipnorm": 0.5,
+    "use_ema": True,
+    "ema_momentum": 0.9,
+    "ema_overwrite_frequency": 3,
+    "loss_scale_factor": 2.0,
+    "gradient_accumulation_steps": 2,
+    "last_window": "carry",
+    "name": "renamed",
+}
+
+
 def keeps_configuration(case: Case) -> None:
-    """The configuration survives JSON, and the optimizer made from it takes the same steps; a typo raises."""
-    optimizer = case.optimizer(0.01, weight_decay=0.1, weight_decay_exclude=["p1"])
-    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
-    again = keras.optimizers.deserialize(config)
-    assert type(again) is type(optimizer)
-    assert again.get_config() == optimizer.get_config()
-    for first, second in zip(Stepper(optimizer, *_walk(10)[:1]).run(_walk(10)[1]),
-                             Stepper(again, *_walk(10)[:1]).run(_walk(10)[1]), strict=True):  # fmt: skip
+    """The configuration survives JSON, every argument in it, and the optimizer made from it takes the same steps.
+
+    A typo raises.
+    """
+    optimizer = case.optimizer(0.01, **OPTIONS)
+    assert {name: optimizer.get_config()[name] for name in OPTIONS} == OPTIONS
+    again = _reborn(optimizer)
+    initial, gradients = _walk(10)
+    for first, second in zip(
+        Stepper(optimizer, initial).run(gradients), Stepper(again, initial).run(gradients), strict=True
+    ):
         np.testing.assert_array_equal(first, second)
+    usual = case.optimizer(0.01).get_config()
+    for name, value in _others(case).items():
+        assert _reborn(case.optimizer(0.01, **{name: value})).get_config()[name] != usual[name], f"{name} is lost"
     try:
         case.optimizer(0.01, wieght_decay=0.1)
     except ValueError as error:
@@ -54,9 +74,8 @@ def feels_every_argument(case: Case) -> None:
     assert not missing, f"`others` lacks {sorted(missing)}"
     initial, gradients = _walk(30, case.shapes, case.drift)
     plain = Stepper(case.optimizer(case.felt_rate), initial, names=case.names).run(gradients)
-    for name, other in case.others.items():
-        optimizer = case.optimizer(case.felt_rate, **{name: other() if callable(other) else other})
-        changed = Stepper(optimizer, initial, names=case.names).run(gradients)
+    for name, value in _others(case).items():
+        changed = Stepper(case.optimizer(case.felt_rate, **{name: value}), initial, names=case.names).run(gradients)
         distance = max(np.abs(a - b).max() for a, b in zip(plain, changed, strict=True))
         assert distance > 1e-9, f"{name} changes nothing"
 
@@ -105,14 +124,20 @@ def compiled_equals_graph(case: Case) -> None:
 
 def keeps_dtypes(case: Case) -> None:
     """Variables keep their dtype, slots have at least float32, and the state is as large as the case says."""
-    initial, gradients = _walk(max(3, case.first_move), case.shapes)
-    for dtype, width in {WIDEST: 8 if WIDEST == "float64" else 4, "float32": 4, "bfloat16": 4}.items():
-        step = Stepper(case.optimizer(max(0.05, case.fit_rate)), initial, dtype=dtype)
+    initial, gradients = _walk(2 * max(2, case.first_move), case.shapes)
+    more = {"use_ema": True, "gradient_accumulation_steps": 2}
+    widest = 8 if WIDEST == "float64" else 4
+    for dtype, width, options in [(WIDEST, widest, {}), ("float32", 4, {}), ("bfloat16", 4, {}), ("bfloat16", 4, more)]:
+        step = Stepper(case.optimizer(max(0.05, case.fit_rate), **options), initial, dtype=dtype)
         before = step.parameters()
         after = step.run(gradients)
         assert all(keras.backend.standardize_dtype(v.dtype) == dtype for v in step.variables)
         assert any((a != b).any() for a, b in zip(before, after, strict=True))
         slots = [v for v in step.optimizer.variables if len(v.shape)]
+        extra = [v for v in slots if v.path.endswith(("_average", "_gradient_accumulator"))]
+        assert len(extra) == len(options) * len(initial)
+        assert all(keras.backend.standardize_dtype(v.dtype) == f"float{8 * width}" for v in extra)
+        slots = [v for v in slots if not any(v is other for other in extra)]
         kept = case.slot_dtype or f"float{8 * width}"
         assert all(keras.backend.standardize_dtype(v.dtype) == kept for v in slots)
         state = sum(int(np.prod(v.shape)) * ops.convert_to_numpy(v).itemsize for v in slots)
@@ -255,42 +280,56 @@ def sparse_equals_dense(case: Case) -> None:
 
 
 def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
-    """An infinite gradient on the last replica alone: no weight changes anywhere, the scale halves once."""
+    """An infinite gradient on the last replica alone: no weight and no slot changes anywhere, the scale halves once.
+
+    Good steps are those of one device that gets the sum of the gradients unscaled.
+    """
     import tensorflow as tf
 
     from keras_trainkit.precision import LossScaleOptimizer
 
+    initial = [np.array([1.0, -2.0, 3.0], "float32"), np.array([0.5, -0.5], "float32")]
+    gradient = [np.array([1.0, -1.0, 0.5], "float32"), np.array([2.0, -0.25], "float32")]
     with strategy.scope():
-        variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"))
+        variables = [keras.Variable(value, name=f"p{i}") for i, value in enumerate(initial)]
         scaled = LossScaleOptimizer(case.optimizer(0.05), initial_scale=8.0, dynamic_growth_steps=case.first_move + 1)
-        scaled.build([variable])
+        scaled.build(variables)
 
     @tf.function
-    def step(bad: Any) -> None:
+    def step(poison: Any) -> None:
         def on_replica() -> None:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            poison = tf.where(tf.logical_and(bad, tf.equal(replica, strategy.num_replicas_in_sync - 1)), np.inf, 1.0)
-            scaled.apply([tf.constant([8.0, -8.0, 4.0]) * tf.cast(poison, tf.float32)], [variable])
+            last = tf.distribute.get_replica_context().replica_id_in_sync_group == strategy.num_replicas_in_sync - 1
+            first, second = [tf.constant(g) * scaled.dynamic_scale.value for g in gradient]
+            scaled.apply([first, second * tf.where(last, poison, 1.0)], variables)
 
         strategy.run(on_replica)
 
-    def copies() -> list[np.ndarray]:
-        return [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+    def copies(kept: list[Any]) -> list[list[np.ndarray]]:
+        local = [strategy.experimental_local_results(v.value) for v in kept]
+        return [[c.numpy() for c in of_replica] for of_replica in zip(*local, strict=True)]
 
     for _ in range(case.first_move):
-        step(tf.constant(False))
-    good = copies()
-    assert (good[0] != [1.0, -2.0, 3.0]).all()
-    step(tf.constant(True))
-    assert_close(copies(), good, 0.0)
-    assert float(scaled.dynamic_scale.numpy()) == 4.0
-    assert int(scaled.skipped_steps.numpy()) == 1
+        step(tf.constant(1.0))
+    kept = [*variables, *scaled.inner_optimizer.variables]
+    good = copies(kept)
+    alone = Stepper(case.optimizer(0.05), initial, dtype="float32")
+    summed = [g * strategy.num_replicas_in_sync for g in gradient]
+    assert_close(good[0][:2], alone.run([summed] * case.first_move), 1e-6)
+    assert all((value != start).all() for value, start in zip(good[0], initial, strict=False))
+    for poison, scale in [(np.inf, 4.0), (np.nan, 2.0)]:
+        step(tf.constant(poison, "float32"))
+        for of_replica, before in zip(copies(kept), good, strict=True):
+            assert_close(of_replica, before, 0.0)
+        assert float(scaled.dynamic_scale.numpy()) == scale
+    assert int(scaled.skipped_steps.numpy()) == 2
     assert int(scaled.iterations.numpy()) == case.first_move
     for _ in range(case.first_move + 1):
-        step(tf.constant(False))
-    assert float(scaled.dynamic_scale.numpy()) == 8.0
-    assert np.isfinite(copies()).all()
-    assert_close(copies()[1:], copies()[:1] * (len(good) - 1), 0.0)
+        step(tf.constant(1.0))
+    assert float(scaled.dynamic_scale.numpy()) == 4.0
+    last = copies(kept)
+    assert all(np.isfinite(value).all() for value in last[0])
+    for of_replica in last[1:]:
+        assert_close(of_replica, last[0], 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- tools
@@ -324,6 +363,18 @@ def assert_close(ours: list[np.ndarray], theirs: list[np.ndarray], tolerance: fl
     assert len(ours) == len(theirs), (len(ours), len(theirs))
     distance = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
     assert distance <= tolerance, f"{distance:.3g} apart, more than {tolerance}"
+
+
+def _reborn(optimizer: Any) -> Any:
+    """The optimizer that its configuration describes, by way of JSON."""
+    again = keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(optimizer))))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+    return again
+
+
+def _others(case: Case) -> dict[str, Any]:
+    return {name: other() if callable(other) else other for name, other in case.others.items()}
 
 
 def _walk(

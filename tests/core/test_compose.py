@@ -43,6 +43,50 @@ def test_masked_leaves_the_others_alone():
     np.testing.assert_array_equal(inverted[1], result[1])
 
 
+def test_patterns_are_looked_for_in_the_whole_path():
+    variables = [keras.Variable(np.zeros((2, 2)), name=name) for name in ("kernel", "bias")]
+    with keras.name_scope("block"):
+        variables += [keras.Variable(np.zeros((2, 2)), name=name) for name in ("kernel", "bias")]
+    masked = core.masked(transforms.ScaleByLion(), "ock/kernel$")
+    assert [bool(masked.slots(v)) for v in variables] == [False, False, True, False]
+    rules = core.partition([["ock/b", transforms.ScaleByLion()]], default=transforms.ScaleByAdam())
+    assert [sorted(rules.slots(v)) for v in variables] == [["momentum", "velocity"]] * 3 + [["momentum"]]
+
+
+def test_variables_outside_a_mask_have_no_state():
+    optimizer = core.TransformOptimizer(0.1, core.masked(transforms.ScaleByAdam(), "p1"))
+    Stepper(optimizer, INITIAL)
+    assert [v.path.split("/")[-1] for v in optimizer.variables if len(v.shape)] == ["p1_momentum", "p1_velocity"]
+
+
+def test_a_part_of_the_model_sees_its_own_gradients_and_paths():
+    @core.register_transform
+    class Told(core.Transform):
+        def leaf(self, update, parameter, state, context):
+            return (context.gradient if context.path == "p1" else update * np.nan), state
+
+    plain = run()
+    for part in (core.masked(Told(), "p1"), core.partition([["p1", Told()]], default=core.chain())):
+        for ours, expected in zip(run(part), plain, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_part_without_gradients_rests():
+    @core.register_transform
+    class Largest(core.Transform):
+        def update(self, updates, parameters, states, context):
+            return [u / max(len(v) for v in updates) for u in updates], states
+
+    algorithms = [core.masked(Largest(), "p1"), core.partition([["p1", Largest()]], default=core.chain())]
+    for algorithm in algorithms:
+        variables = [keras.Variable(np.zeros(2, "float32"), name=f"p{i}") for i in range(2)]
+        optimizer = core.TransformOptimizer(1.0, core.chain(algorithm, transforms.ScaleByLearningRate()))
+        optimizer.build(variables)
+        optimizer.apply([keras.ops.ones(2), None], variables)
+        assert [float(keras.ops.convert_to_numpy(v)[0]) for v in variables] == [-1.0, 0.0]
+
+
 def test_two_links_with_the_same_slot_name_keep_apart():
     result = run(transforms.Momentum(0.5), transforms.Momentum(0.9))
     one, two, expected = 0.0, 0.0, INITIAL[0]
@@ -73,6 +117,10 @@ def test_whole_model_transforms_inside_a_partition_see_their_part_only():
             "takes no variable. Received: pattern='p1'",
         ),
         (lambda: core.masked(transforms.ScaleByLion(), "nothing"), "leaves no variable to transform"),
+        (
+            lambda: core.partition([["p0", core.masked(transforms.ScaleByLion(), "p1")]], default=core.chain()),
+            "leaves no variable to transform. Received: pattern='p1' on `p0`",
+        ),
         (
             lambda: core.chain(core.masked(core.masked(transforms.ScaleByLion(), "p0"), "p1")),
             "leaves no variable to transform",

@@ -142,6 +142,45 @@ def test_decay_exclusions_by_pattern_and_by_variable():
         again.exclude_from_weight_decay(var_names=["kernel"])
 
 
+def test_an_exclusion_is_looked_for_in_the_whole_path():
+    model = small_model(optimizers.SGD(0.1, weight_decay=0.5, weight_decay_exclude=["bias", "d/kernel$"]))
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    model.optimizer.apply([ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    ends = {"/".join(v.path.split("/")[-2:]): float(ops.convert_to_numpy(v).min()) for v in model.trainable_variables}
+    assert ends == pytest.approx({"hidden/kernel": 0.95, "hidden/bias": 1.0, "head/kernel": 1.0, "head/bias": 1.0})
+
+
+def test_transforms_see_the_clipped_gradients_of_the_step():
+    @core.register_transform
+    class GradientItself(core.Transform):
+        def leaf(self, update, parameter, state, context):
+            return -context.gradient, state
+
+    made = core.TransformOptimizer(1.0, core.chain(transforms.ScaleByLion(), GradientItself()), clipvalue=0.5)
+    after = Stepper(made, INITIAL).run(GRADIENTS[:1])
+    for start, gradient, end in zip(INITIAL, GRADIENTS[0], after, strict=True):
+        np.testing.assert_allclose(end, start - np.clip(gradient, -0.5, 0.5), rtol=1e-6)
+
+
+def test_the_average_of_a_variable_that_rests_is_its_value():
+    variables = [keras.Variable(np.full(2, start, "float32"), name=f"p{start}") for start in (1, 2)]
+    optimizer = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    optimizer.build(variables)
+    with pytest.warns(UserWarning, match="p2"):
+        optimizer.apply([ops.ones(2), None], variables)
+    optimizer.finalize_variable_values(variables)
+    assert [float(ops.convert_to_numpy(v)[0]) for v in variables] == pytest.approx([0.9, 2.0])
+
+
+def test_the_last_window_is_in_the_average_that_is_put_in_place():
+    optimizer = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, gradient_accumulation_steps=2)
+    step = Stepper(optimizer, [np.array([1.0])])
+    step.run([[np.array([1.0])]] * 3)
+    optimizer.finalize_variable_values(step.variables)
+    assert step.parameters()[0][0] == pytest.approx(0.5 * 0.9 + 0.5 * 0.8)
+
+
 def test_average_counts_updates_and_is_put_in_place():
     optimizer = optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
     step = Stepper(optimizer, [np.array([1.0])])
@@ -195,6 +234,30 @@ def test_half_precision_is_not_used_for_the_maths():
     step = Stepper(optimizers.SGD(1.0, gradient_accumulation_steps=300), [np.array([0.0])], dtype="bfloat16")
     step.run([[ops.ones(1, "bfloat16")]] * 300)
     assert float(step.parameters()[0].astype("float32")[0]) == -1.0
+
+
+def test_half_precision_weights_are_rounded_once():
+    # Between 1 and the next smaller bfloat16, 0.9961, lie 2.6 steps of 0.0015: two make a change, each alone none.
+    step = Stepper(optimizers.SGD(0.0015, weight_decay=1.0), [np.array([1.0])], dtype="bfloat16")
+    step.run([[ops.ones(1, "bfloat16")]])
+    assert float(step.parameters()[0].astype("float32")[0]) == 0.99609375
+
+
+@pytest.mark.tensorflow
+def test_rows_in_half_precision_are_summed_in_float32():
+    import tensorflow as tf
+
+    rows = tf.IndexedSlices(tf.ones((300, 1), "bfloat16"), tf.zeros(300, "int32"), tf.constant([2, 1]))
+    gradients, _ = (optimizer := optimizers.SGD(1.0)).reduce([rows], [keras.Variable(np.zeros((2, 1)), "bfloat16")])
+    assert optimizer.built
+    np.testing.assert_array_equal(gradients[0], [[300.0], [0.0]])
+
+
+def test_one_batch_in_a_window_is_no_accumulation():
+    optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=1)
+    Stepper(optimizer, INITIAL)
+    assert optimizer.gradient_accumulation_steps is None
+    assert not any("accumulator" in v.path for v in optimizer.variables)
 
 
 def test_statistics_are_the_norms_of_the_update():

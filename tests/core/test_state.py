@@ -82,6 +82,45 @@ def test_loading_a_model_with_another_optimizer_fails_by_name(tmp_path):
         other.load_weights(tmp_path / "all.weights.h5")
 
 
+def test_only_the_first_problems_are_listed():
+    other = fresh(optimizers.SGD(0.1), [(2, 3)] * 6)
+    store = saved(fresh(optimizers.Adam(0.1), [(2, 3)] * 6))
+    with pytest.raises(ValueError, match=r"slot `velocity` of variable 3 \(`p3`\) \(and 4 more\)\. Make"):
+        other.load_own_variables(store)
+
+
+def test_names_of_variables_need_not_be_those_of_the_file():
+    source = trained(optimizers.Adam(0.1))
+    other = optimizers.Adam(0.1)
+    other.build([keras.Variable(np.zeros(s, "float32"), name=f"other_{i}") for i, s in enumerate([(2, 3), (3,)])])
+    other.load_own_variables(saved(source))
+    for ours, theirs in zip(other.variables, source.variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+
+
+def test_two_slots_of_one_name_are_saved_apart():
+    def twice():
+        return optimizers.SGD(0.1, after=[transforms.Momentum(0.5), transforms.Momentum(0.9)])
+
+    source, other = trained(twice()), fresh(twice())
+    store = saved(source)
+    assert "0.trace.p0" in store and "0.trace_1.p0" in store
+    other.load_own_variables(store)
+    for ours, theirs in zip(other.variables, source.variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs))
+
+
+def test_a_file_without_a_window_empties_the_window():
+    def accumulating():
+        return optimizers.SGD(0.1, gradient_accumulation_steps=2)
+
+    other = trained(accumulating(), steps=3)
+    other.load_own_variables(saved(trained(accumulating(), steps=2)))
+    assert saved(other).keys() == {"iteration", "learning_rate"}, "a window of nothing is not saved"
+    sums = [keras.ops.convert_to_numpy(v) for v in other.variables if "accumulator" in v.path]
+    assert len(sums) == 2 and not any(s.any() for s in sums)
+
+
 def test_state_loaded_before_build_waits_for_it():
     source = trained(optimizers.RAdam(0.1, gradient_accumulation_steps=2, last_window="carry"), steps=5)
     other = optimizers.RAdam(0.3, gradient_accumulation_steps=2, last_window="carry")

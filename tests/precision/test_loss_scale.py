@@ -46,6 +46,30 @@ def test_scale_stays_between_its_bounds():
     assert value(high.optimizer.dynamic_scale) == 32.0
 
 
+def test_configuration_survives():
+    made = scaled(dynamic_growth_steps=7, minimum_scale=0.5, maximum_scale=64.0)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert type(again) is precision.LossScaleOptimizer
+    assert again.get_config() == made.get_config()
+    assert (again.initial_scale, again.minimum_scale, again.maximum_scale) == (8.0, 0.5, 64.0)
+    assert again.dynamic_growth_steps == 7
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_scale_and_counters_are_saved(built):
+    steps = Stepper(scaled(dynamic_growth_steps=5), [np.array([1.0])], dtype="float32")
+    steps.run([[np.array([g])] for g in (np.inf, 0.0, 0.0, 0.0)])
+    store, again = {}, scaled(dynamic_growth_steps=5)
+    steps.optimizer.save_own_variables(store)
+    if built:
+        again.build(steps.variables)
+        again.load_own_variables(store)
+    else:
+        again.load_own_variables(store)
+        again.build(steps.variables)
+    assert [value(v) for v in (again.dynamic_scale, again.step_counter, again.skipped_steps)] == [4.0, 3.0, 1.0]
+
+
 def test_a_bad_micro_batch_is_left_out_of_the_window():
     inner = optimizers.SGD(1.0, gradient_accumulation_steps=2)
     step = Stepper(precision.LossScaleOptimizer(inner, initial_scale=1.0), [np.array([0.0])], dtype="float32")
