@@ -26,6 +26,7 @@ _SUBPACKAGES = [
     "reporting",
     "schedules",
     "testing",
+    "training",
     "transforms",
 ]
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from keras_trainkit.core.guard import Guard
+from keras_trainkit.core.matching import first_match, require_matches, require_pattern, table
 from keras_trainkit.core.transform import Context, State, Tensor, Transform, Treatment, register_transform
 
 
@@ -105,7 +106,7 @@ class Partition(Transform):
         for rule in self.rules:
             if not (isinstance(rule, list) and len(rule) == 2):
                 raise ValueError(f"`rules` must hold [pattern, transform] pairs. Received: rules={self.rules}")
-            _require_pattern("rules", rule[0])
+            require_pattern("rules", rule[0])
             _require_member("rules", rule[1])
         if self.default is not None:
             _require_member("default", self.default)
@@ -114,20 +115,24 @@ class Partition(Transform):
         """The positions of the paths that each rule takes, in the order of the rules; the default's come last."""
         found: list[list[int]] = [[] for _ in range(len(self.rules) + 1)]
         for position, path in enumerate(paths):
-            group = next((i for i, (pattern, _) in enumerate(self.rules) if re.search(pattern, path)), -1)
-            found[group].append(position)
+            group = first_match(self._patterns(), path)
+            found[-1 if group is None else group].append(position)
         return found
+
+    def matched(self, variables: list[Any]) -> list[list[Any]]:
+        """A row for each variable: its path, the pattern that takes it (None for the default), and the transform."""
+        paths, patterns = [variable_path(v) for v in variables], [*self._patterns(), None]
+        taken = {p: i for i, positions in enumerate(self.groups(paths)) for p in positions}
+        return [[path, patterns[taken[i]], type(self._members()[taken[i]]).__name__] for i, path in enumerate(paths)]
+
+    def report(self, variables: list[Any]) -> str:
+        """`matched` as a table of text."""
+        return table(["variable", "rule", "transform"], self.matched(variables))
 
     def check_variables(self, variables: list[Any]) -> None:
         paths = [variable_path(v) for v in variables]
         *ruled, rest = self.groups(paths)
-        listed = ", ".join(f"`{path}`" for path in paths)
-        for (pattern, _), positions in zip(self.rules, ruled, strict=True):
-            if not positions:
-                raise ValueError(
-                    f"`rules` holds a pattern that takes no variable. Received: pattern={pattern!r}, with the "
-                    f"variables {listed} (an earlier rule takes a variable that both match)."
-                )
+        require_matches("rules", self._patterns(), paths)
         if rest and self.default is None:
             unmatched = ", ".join(f"`{paths[i]}`" for i in rest)
             raise ValueError(f"`rules` must match every variable, or `default` be given. Unmatched: {unmatched}")
@@ -171,6 +176,9 @@ class Partition(Transform):
         member = next(m for m, positions in zip(self._members(), self.groups([path]), strict=True) if positions)
         return member.exchange(parameter, state, path, to_evaluation)
 
+    def _patterns(self) -> list[str]:
+        return [pattern for pattern, _ in self.rules]
+
     def _members(self) -> list[Any]:
         return [member for _, member in self.rules] + [self.default]
 
@@ -185,7 +193,7 @@ class Masked(Transform):
 
     def validate(self) -> None:
         _require_member("inner", self.inner)
-        _require_pattern("pattern", self.pattern)
+        require_pattern("pattern", self.pattern)
 
     def applies(self, path: str) -> bool:
         """Whether the variable at `path` is transformed."""
@@ -262,10 +270,3 @@ def _require_member(name: str, value: Any) -> None:
             f"`{name}` must not hold a guard: it judges the step of the whole model, so put it into the optimizer's "
             f"`before`. Received: {name}={value!r}"
         )
-
-
-def _require_pattern(name: str, value: Any) -> None:
-    try:
-        re.compile(value)
-    except (re.error, TypeError) as error:
-        raise ValueError(f"`{name}` must be a regular expression ({error}). Received: {name}={value!r}") from error

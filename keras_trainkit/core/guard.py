@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_trainkit.core import backend
-from keras_trainkit.core.transform import Context, State, Tensor, Transform
+from keras_trainkit.core.transform import Context, State, Tensor, Transform, Treatment
 
 
 class Guard(Transform):
@@ -32,6 +32,9 @@ class Guard(Transform):
         self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
     ) -> tuple[list[Tensor], list[State]]:
         return updates, states
+
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((), True)  # when the update runs the guard has judged already
 
 
 class GuardRoom:

@@ -20,6 +20,7 @@ KINDS = (
     "callbacks",
     "precision",
     "distribution",
+    "training",
 )
 
 

@@ -4,7 +4,7 @@ from keras_trainkit.transforms.averaging import DualAverage, Lookahead
 from keras_trainkit.transforms.blockwise import ScaleByBlockAdam
 from keras_trainkit.transforms.centering import Centralize
 from keras_trainkit.transforms.clipping import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, ClipByValue
-from keras_trainkit.transforms.decay import AddDecay, ProximalDecay
+from keras_trainkit.transforms.decay import AddDecay, CorrectedDecay, DecoupledDecay, ProximalDecay
 from keras_trainkit.transforms.differences import ReduceVariance, ScaleByAdan, ScaleByAdEMAMix
 from keras_trainkit.transforms.factored import (
     AverageDisplacement,
@@ -28,10 +28,12 @@ from keras_trainkit.transforms.moments import (
     ScaleByRAdam,
     ScaleByRms,
 )
+from keras_trainkit.transforms.noise import GradientNoise
 from keras_trainkit.transforms.orthogonal import AverageGradient, Orthogonalize
 from keras_trainkit.transforms.projection import FrankWolfeStep
 from keras_trainkit.transforms.proximal import ProximalAdagradStep
 from keras_trainkit.transforms.ratefree import BetCoins, ScaleByDAdaptAdam, ScaleByProdigy
+from keras_trainkit.transforms.rates import LayerwiseDecay, ScaleByPath
 from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
 from keras_trainkit.transforms.schedule_free import ScaleBySquares, ScheduleFree, ScheduleFreeRectified
 from keras_trainkit.transforms.shampoo import ScaleByShampoo
@@ -49,8 +51,8 @@ from keras_trainkit.transforms.variance import (
 __all__ = [
     "AdaptiveClip",
     "AddDecay",
-    "AverageGradient",
     "AverageDisplacement",
+    "AverageGradient",
     "BetCoins",
     "Cautious",
     "Centralize",
@@ -58,16 +60,20 @@ __all__ = [
     "ClipByNorm",
     "ClipByValue",
     "ClipUpdateRms",
+    "CorrectedDecay",
+    "DecoupledDecay",
     "DualAverage",
     "FrankWolfeStep",
+    "GradientNoise",
+    "LayerwiseDecay",
     "Lookahead",
     "Momentum",
     "Orthogonalize",
     "ProximalAdagradStep",
     "ProximalDecay",
     "ReduceVariance",
-    "Scale",
     "RoundAtRandom",
+    "Scale",
     "ScaleByAdEMAMix",
     "ScaleByAdadelta",
     "ScaleByAdagrad",
@@ -89,18 +95,19 @@ __all__ = [
     "ScaleByNAdam",
     "ScaleByNovoGrad",
     "ScaleByParameterRms",
+    "ScaleByPath",
     "ScaleByProdigy",
     "ScaleByRAdam",
     "ScaleByRelativeRate",
     "ScaleByRms",
-    "ScaleBySquares",
     "ScaleByShampoo",
     "ScaleBySoap",
+    "ScaleBySquares",
     "ScaleByTrustRatio",
     "ScaleByYogi",
+    "ScheduleFree",
+    "ScheduleFreeRectified",
     "SkipNonfinite",
     "SkipSpikes",
     "ZClip",
-    "ScheduleFree",
-    "ScheduleFreeRectified",
 ]

@@ -54,6 +54,9 @@ from keras_trainkit.testing.reference.options import (
     adaptive_clip,
     cautious,
     centralize,
+    corrected_decay,
+    decoupled_decay,
+    factors,
 )
 from keras_trainkit.testing.reference.ratefree import (
     COCOB,
@@ -117,5 +120,8 @@ __all__ = [
     "adaptive_clip",
     "cautious",
     "centralize",
+    "corrected_decay",
+    "decoupled_decay",
+    "factors",
     "numbered",
 ]

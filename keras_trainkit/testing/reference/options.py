@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from keras_trainkit.testing.reference.arrays import Array
@@ -115,3 +117,29 @@ class ZClip:
 def joint_norm(gradients: list[Array]) -> float:
     """The norm of all arrays together."""
     return float(np.sqrt(sum(float((g**2).sum()) for g in gradients)))
+
+
+def decoupled_decay(fractions: Callable[[int], float]) -> Callable[[int, int, Array, Array], Array]:
+    """Loshchilov and Hutter, 2017, arXiv:1711.05101: the weights shrink by a fraction that depends on the step alone.
+
+    `fractions` maps the number of updates done before to the fraction.
+    """
+    return lambda step, index, parameter, move: move - fractions(step - 1) * parameter
+
+
+def corrected_decay(
+    weight_decay: float, rates: Callable[[int], float], peak_rate: float, normalized: list[int]
+) -> Callable[[int, int, Array, Array], Array]:
+    """Defazio, 2025, arXiv:2506.02285, algorithm 1 (AdamC); `normalized` lists the arrays to correct."""
+
+    def edit(step: int, index: int, parameter: Array, move: Array) -> Array:
+        rate = rates(step - 1)
+        decay = weight_decay * rate / peak_rate if index in normalized else weight_decay
+        return move - rate * decay * parameter
+
+    return edit
+
+
+def factors(values: list[float]) -> Callable[[int, int, Array, Array], Array]:
+    """A learning-rate factor for each array."""
+    return lambda step, index, parameter, move: values[index] * move

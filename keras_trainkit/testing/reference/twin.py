@@ -40,8 +40,9 @@ class Twin:
         self.before, self.cautious, self.lookahead = before or [], cautious_mask, lookahead
         self.guards, self.after = guards or [], after or []
 
-    def run(self, initial: list[Array], gradients: list[list[Array]], rate: float) -> list[Array]:
-        """The parameters after one step for each list of gradients."""
+    def run(self, initial: list[Array], gradients: list[list[Array]], rate: Any) -> list[Array]:
+        """The parameters after one step for each list of gradients, at a rate or a function of the updates before."""
+        rates = rate if callable(rate) else lambda done: rate
         parameters = [np.array(p) for p in initial]
         states = [self.make() for _ in parameters]
         averages = [Lookahead(p, *self.lookahead) for p in parameters] if self.lookahead else None
@@ -54,16 +55,17 @@ class Twin:
             if not taken:
                 continue
             count += 1
+            now = rates(count - 1)
             if self.clip is not None:
                 norm = np.sqrt(sum(float((g**2).sum()) for g in reduced))
                 reduced = [g * min(1.0, self.clip / norm) for g in reduced]
             for i, (parameter, gradient) in enumerate(zip(parameters, reduced, strict=True)):
-                parameter = parameter - rate * self.decay * parameter
+                parameter = parameter - now * self.decay * parameter
                 edited = gradient
                 # The kit's `before` sees the parameter after decay, as the algorithm does.
                 for edit in self.before:
                     edited = edit(parameter, edited)
-                move = states[i].displacement(parameter, edited, rate)
+                move = states[i].displacement(parameter, edited, now)
                 if self.cautious:
                     move = cautious(move, gradient)
                 for edit_move in self.after:

@@ -1,0 +1,53 @@
+"""Calls of one object's method, taken over for a while and in one thread only."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_lock = threading.Lock()
+_users: dict[tuple[int, str], int] = {}
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def intercepted(target: Any, method: str, handler: Callable[..., Any]) -> Iterator[None]:
+    """Has `handler(original, *arguments)` answer the calls of `target.method` that this thread makes.
+
+    MirroredStrategy runs each replica in a thread of its own and changes between them in the middle of a step, so other
+    threads keep the method as it is. Afterwards the object has nothing left of it: copies and saved files are clean.
+    """
+    key = (id(target), method)
+    stack = _stacks().setdefault(key, [])
+    with _lock:
+        _users[key] = _users.get(key, 0) + 1
+        if _users[key] == 1:
+            # Past `__setattr__`, where Keras would track it.
+            vars(target)[method] = _dispatcher(target, method)
+    stack.append(handler)
+    try:
+        yield
+    finally:
+        stack.pop()
+        with _lock:
+            _users[key] -= 1
+            if not _users[key]:
+                del _users[key], vars(target)[method]
+
+
+def _dispatcher(target: Any, method: str) -> Callable[..., Any]:
+    original, key = getattr(type(target), method).__get__(target), (id(target), method)
+
+    def dispatch(*arguments: Any, **keywords: Any) -> Any:
+        stack = _stacks().get(key)
+        return stack[-1](original, *arguments, **keywords) if stack else original(*arguments, **keywords)
+
+    return dispatch
+
+
+def _stacks() -> dict[tuple[int, str], list[Callable[..., Any]]]:
+    if not hasattr(_local, "stacks"):
+        _local.stacks = {}
+    return _local.stacks
