@@ -170,14 +170,14 @@ def test_offsets_have_the_length_rho_and_zero_gradients_none():
 # ------------------------------------------------------------------------------------------------ no trace is left
 
 
-def noisy_model(optimizer=None, momentum=0.9):
+def noisy_model(optimizer=None, dropout=0.5):
     keras.utils.set_random_seed(12)
     model = keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(6),
-            keras.layers.BatchNormalization(momentum=momentum),
-            keras.layers.Dropout(0.5, seed=3),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.Dropout(dropout, seed=3),
             keras.layers.Dense(1, kernel_regularizer="l2"),
         ]
     )
@@ -269,7 +269,7 @@ class Own(keras.Model):
             self.optimizer.apply(gradients, self.trainable_variables)
         self.teacher.assign(0.5 * self.teacher + 0.5 * self.dense.kernel)
         self.behind += 1
-        return {"loss": loss, "seen": self.seen.result()}
+        return {"value": loss, "seen": self.seen.result()}
 
 
 @tensorflow
@@ -290,7 +290,7 @@ def test_a_users_train_step(explicit):
     teacher = 0.0
     for step in range(4):
         error = X @ weights - Y
-        assert history["loss"][step] == pytest.approx((np.abs(error) ** 3).mean(), rel=1e-6)  # here, not at the worst
+        assert history["value"][step] == pytest.approx((np.abs(error) ** 3).mean(), rel=1e-6)  # here, not at the worst
         assert history["seen"][step] == 1
         g = slope(weights)
         weights = weights - 0.05 * slope(weights + 0.2 * g / np.linalg.norm(g))
@@ -436,7 +436,8 @@ def test_each_micro_batch_goes_its_own_distance():
 
 @every_helper
 def test_a_model_is_saved_without_it_and_goes_on_with_it(name, tmp_path):
-    whole = getattr(training, name)(noisy_model(), rho=0.2)
+    # Without dropout, because Keras does not save the state of its seeds.
+    whole = getattr(training, name)(noisy_model(dropout=0.0), rho=0.2)
     trained(whole, 5, batch_size=20)
     whole.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
