@@ -116,7 +116,7 @@ def test_arguments_are_checked_at_construction(make, message):
 def test_every_transform_survives_saving(name):
     required = {"ClipByValue": [0.3], "ClipByNorm": [0.3], "ClipByGlobalNorm": [0.3]}
     required |= {"AddDecay": [0.1, ["bias"]], "ProximalDecay": [0.1, ["bias"]]}
-    required |= {"DecoupledDecay": [0.1, ["bias"]], "CorrectedDecay": [0.1, 0.01, ["kernel"], ["bias"]]}
+    required |= {"Scale": [0.5], "DecoupledDecay": [0.1, ["bias"]], "CorrectedDecay": [0.1, 0.01, ["kernel"], ["bias"]]}
     required |= {"LayerwiseDecay": [0.5, ["a", "b"]], "ScaleByPath": [[["a", 0.5]]]}
     kind = getattr(transforms, name)
     made = kind(*required.get(name, []))
