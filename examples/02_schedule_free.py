@@ -89,8 +89,6 @@ print(f"the last model: test loss {at_x:.4f} at x, which is to be used, and {at_
 spread = max(max(a) - min(a) for a in accuracies.values())
 medians = [statistics.median(a) for a in accuracies.values()]
 print(f"medians of the accuracy differ by {max(medians) - min(medians):.4f}, seeds of one optimizer by {spread:.4f}:")
-print(
-    "with rates that nobody tuned, on a task as easy as this, the gain is that no end has to be chosen, not a better model"
-)
+print("the rates are not tuned; on a task this easy the gain is that no end has to be chosen, not a better model")
 if statistics.median(accuracies["ScheduleFreeAdamW"]) < 0.95:
     sys.exit("the accuracy is lower than it should be")

@@ -349,6 +349,11 @@ class _PureUpdate:
             self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
 
 
+def flat_layers(layer: Any) -> list[Any]:
+    """The layer and all layers inside of it, at any depth."""
+    return list(layer._flatten_layers())
+
+
 def init_parameters(cls: type) -> list[str]:
     """The names of the arguments that `cls.__init__` spells out, without `self` and `**kwargs`."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

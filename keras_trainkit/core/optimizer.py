@@ -569,7 +569,8 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         if not backend.has_value(self.iterations):
             return  # `fit` calls this after an error, too; the error must show, not one of ours
         self.flush()
-        if self.use_ema and not evaluation.held(self):
+        held = evaluation.held(self)  # warns where they were trained on
+        if self.use_ema and not held:
             for variable in var_list:
                 average = self._averages[backend.variable_index(self, variable)]
                 if average is not None:

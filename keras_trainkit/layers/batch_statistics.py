@@ -121,7 +121,7 @@ def _by_batch(layer: Any, moments: _Moments) -> Iterator[None]:
 
 def _layers(model: keras.Model) -> list[Any]:
     kind = keras.layers.BatchNormalization
-    return [x for x in model._flatten_layers() if isinstance(x, kind) and x.built and x.trainable]
+    return [x for x in backend.flat_layers(model) if isinstance(x, kind) and x.built and x.trainable]
 
 
 def _batches(data: Any, batch_size: int) -> Iterable[Any]:

@@ -311,6 +311,13 @@ def test_an_error_in_validation_leaves_the_evaluation_weights(make):
     assert_close(model.get_weights(), whole.get_weights(), 0.0)
 
 
+def test_a_fit_without_it_behind_one_with_it_warns():
+    model = small_model(free())
+    train(model, 1, [EvaluationWeights()])
+    with pytest.warns(UserWarning, match="4 updates were made on the evaluation weights"):
+        train(model, 1)
+
+
 def test_other_optimizers_are_refused():
     for optimizer in (optimizers.Adam(), keras.optimizers.SGD(use_ema=True)):
         with pytest.raises(ValueError, match=f"evaluation weights.*Received: {type(optimizer).__name__}"):

@@ -88,6 +88,12 @@ def test_distribution_strategy_and_native_value(two_replicas):
     assert hasattr(mirrored._value, "_get_on_device_or_primary")
 
 
+def test_flat_layers_go_down():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((2,)), inner])
+    assert "deep" in [layer.name for layer in backend.flat_layers(model)]
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shards variables by a layout")
 def test_layout_attribute():
     # A slot is sharded like its variable by this attribute.
