@@ -796,6 +796,7 @@ CASES = [
             "normalize_grads": True,
             "correct_bias": False,
         },
+        first_move=2,
     ),
     Case(
         "shampoo",
