@@ -89,6 +89,7 @@ CASES = [
         state_bytes=4,
         arguments=lambda: {"momentum": 0.9},
         others={"momentum": 0.5, "nesterov": True},
+        everywhere=True,
     ),
     Case(
         "sgd-nesterov",
@@ -157,6 +158,7 @@ CASES = [
         state_bytes=8,
         others={"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3, "amsgrad": True, "epsilon_hat": False},
         golden=[Golden("lazy_adam(dense)", "TFA 0.23", {})],
+        everywhere=True,
     ),
     Case(
         "adamw",
@@ -176,6 +178,7 @@ CASES = [
             Golden("cautious_adamw", C_ADAMW, {"weight_decay": 0.0, "epsilon": 1e-6} | CAUTIOUS),
             Golden("cautious_adamw", "timm", {"weight_decay": 0.0, "epsilon": 1e-8, "epsilon_hat": False} | CAUTIOUS),
         ],
+        everywhere=True,
     ),
     Case(
         "radam",
@@ -210,6 +213,7 @@ CASES = [
             "global_clipnorm": 2.0,
             "weight_decay": 0.05,
         },
+        everywhere=True,
     ),
     Case(
         "lion",
@@ -471,6 +475,7 @@ CASES = [
         state_bytes=lambda shapes: 4 * (prod(shapes[0]) + 2 * sum(prod(shape) for shape in shapes[1:])),
         golden=[Golden("muon2d", "torch", {"layouts": [[".", "oi"]], "ns_dtype": "bfloat16"})],
         fit_rate=0.05,
+        everywhere=True,
     ),
     Case(
         "muon-everywhere",
@@ -727,6 +732,7 @@ CASES = [
             Golden("sf_adamw", "po(y)", {}),
             Golden("sf_adamw_warm5", "schedulefree(y)", {"warmup_steps": 5}),
         ],
+        everywhere=True,
     ),
     Case(
         "schedulefreeadamw-dressed",

@@ -16,6 +16,11 @@ from keras_trainkit.testing import contracts
 from keras_trainkit.testing.problems import Stepper
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# The dearer contracts: everywhere for some rows, for the others where `exhaustive` tests are not left out.
+case_at_length = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.name, marks=[] if c.everywhere else [pytest.mark.exhaustive]) for c in CASES],
+)
 GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "optimizers.json"
 
 
@@ -48,7 +53,7 @@ def test_agrees_with_third_parties(case, golden):
     contracts.agrees_with_golden(case, json.loads(GOLDEN.read_text()), golden)
 
 
-@every_case
+@case_at_length
 def test_converges(case):
     contracts.converges(case)
 
@@ -58,52 +63,52 @@ def test_keeps_dtypes_and_state_size(case):
     contracts.keeps_dtypes(case)
 
 
-@every_case
+@case_at_length
 def test_follows_window_policy(case):
     contracts.follows_window_policy(case)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_rests_at_rate_zero(case):
     contracts.rests_at_rate_zero(case)
 
 
-@every_case
+@case_at_length
 def test_micro_batches_equal_big_ones(case):
     contracts.micro_batches_equal_big_ones(case)
 
 
-@every_case
+@case_at_length
 def test_resumes_exactly(case, tmp_path):
     contracts.resumes_exactly(case, tmp_path)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_resumes_into_two_replicas(case, tmp_path, two_replicas):
     contracts.resumes_exactly(case, tmp_path, two_replicas)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_replicas_agree(case, two_replicas):
     contracts.replicas_agree(case, two_replicas)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_sparse_equals_dense(case):
     contracts.sparse_equals_dense(case)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_overflow_skips_everywhere(case, two_replicas):
     contracts.overflow_skips_everywhere(case, two_replicas)
 
 
-@every_case
+@case_at_length
 @pytest.mark.tensorflow
 def test_compiled_equals_graph(case):
     contracts.compiled_equals_graph(case)

@@ -110,7 +110,7 @@ class APOLLO(TransformOptimizer):
 
     @property
     def routes(self) -> dict[str, str]:
-        """For each variable's path `"apollo"`, or `"adamw: "` and the reason; empty before `build`."""
+        """By path, `apollo` or `adamw` with the reason behind a colon; empty before `build`."""
         return dict(self._routing)
 
     def build(self, variables: list[Any]) -> None:

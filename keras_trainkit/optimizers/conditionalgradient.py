@@ -16,7 +16,7 @@ from keras_trainkit.transforms.projection import NORMS
 class ConditionalGradient(TransformOptimizer):
     """Each variable moves towards the point of a ball that minimizes the loss's linear model there.
 
-    w = (1 - learning_rate) w - learning_rate lambda_ s. For the Frobenius norm s = g / (norm(g) + epsilon); for the
+    w = (1 - learning_rate) w - learning_rate `lambda_` s. For the Frobenius norm s = g / (norm(g) + epsilon); for the
     nuclear norm s = u v', the pair of g's largest singular value, so that weights have low rank early. A variable that
     starts in the ball stays in it (for a rate of at most 1), one that starts outside comes nearer with each step. The
     rate 2 / (t + 1) of step t is the classical one; a constant rate keeps circling at its own size.

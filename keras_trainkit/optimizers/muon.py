@@ -133,7 +133,7 @@ class Muon(TransformOptimizer):
 
     @property
     def routes(self) -> dict[str, str]:
-        """For each variable's path `"muon"`, or `"adamw: "` and the reason; empty before `build`."""
+        """By path, `muon` or `adamw` with the reason behind a colon; empty before `build`."""
         return dict(self._routing)
 
     def build(self, variables: list[Any]) -> None:

@@ -57,6 +57,7 @@ class Case:
         drift: the mean of the random gradients there; an estimated rate grows only where gradients agree.
         half_state_bytes: bytes of state per half-precision parameter, where that is not `state_bytes`.
         first_move: the update that moves the weights first; those before it only measure.
+        everywhere: whether every environment runs all contracts of it; the others leave out those that take long.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Case:
     drift: float = 0.0
     half_state_bytes: float | None = None
     first_move: int = 1
+    everywhere: bool = False
 
     def total_state_bytes(self, shapes: list[Shape]) -> float:
         """Bytes of state of float32 variables of these shapes."""

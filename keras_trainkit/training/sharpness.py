@@ -35,7 +35,7 @@ def sam(model: Model, rho: Any = 0.05, synchronized: bool = True) -> Model:
     led there is run once more. That second run leaves no trace: metrics, BatchNormalization statistics and seeds are
     those of the first, at the weights themselves, and dropout draws the same masks in both (random operations need a
     seed generator that the model tracks, as Keras's layers have). Code behind the optimizer's call runs once, after
-    the update. State in raw `tf.Variable`s is the exception: it is written twice.
+    the update. State in a raw `tf.Variable` is the exception: it is written twice.
 
     It works with any Keras optimizer and with loss scaling (the direction does not depend on the scale, and an overflow
     in either gradient skips the step). With gradient accumulation each micro-batch has its own distance to go. The
