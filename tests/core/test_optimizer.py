@@ -253,6 +253,25 @@ def test_rows_in_half_precision_are_summed_in_float32():
     np.testing.assert_array_equal(gradients[0], [[300.0], [0.0]])
 
 
+def test_large_variables_take_the_steps_of_small_ones():
+    # Large variables are updated in place, one by one; small ones are joined. Slots, average and decay go along.
+    rng = np.random.default_rng(6)
+    whole = rng.normal(size=2**16)
+    gradients = [rng.normal(size=2**16) for _ in range(5)]
+
+    def run(parts):
+        optimizer = optimizers.AdamW(
+            0.1, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3, after=[transforms.Lookahead(2, 0.5)]
+        )
+        step = Stepper(optimizer, np.split(whole, parts))
+        ends = np.concatenate(step.run([np.split(g, parts) for g in gradients]))
+        optimizer.finalize_variable_values(step.variables)
+        return ends, np.concatenate(step.parameters())
+
+    for large, small in zip(run(1), run(4), strict=True):
+        np.testing.assert_allclose(large, small, rtol=0, atol=1e-6)
+
+
 def test_one_batch_in_a_window_is_no_accumulation():
     optimizer = optimizers.SGD(0.1, gradient_accumulation_steps=1)
     Stepper(optimizer, INITIAL)

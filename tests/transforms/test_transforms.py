@@ -71,6 +71,7 @@ def test_cautious_displacements_go_downhill():
 def test_global_clip_bounds_the_joint_norm_and_leaves_short_gradients():
     clipped = run(global_clipnorm=2.0)
     assert_same(clipped, twin(global_clipnorm=2.0))
+    assert_same(run(before=[transforms.ClipByGlobalNorm(2.0)]), clipped)
     assert_same(run(global_clipnorm=1e6), run())
 
 
