@@ -13,7 +13,7 @@ import keras
 from rich.console import Console
 
 from keras_trainkit import precision, reporting
-from keras_trainkit.callbacks import Progress, TrainingMonitor
+from keras_trainkit.callbacks import EvaluationWeights, Progress, TrainingMonitor
 from keras_trainkit.data import Dataset
 from keras_trainkit.recipes import batches, environment, run_directory
 from keras_trainkit.recipes.epochs import KeepBest, StopIfDiverged, Stopwatch, Validation
@@ -22,6 +22,9 @@ from keras_trainkit.recipes.interruption import Interruption, StopWhenRequested
 from keras_trainkit.recipes.preparation import Job, prepare
 from keras_trainkit.recipes.recipe import Recipe
 from keras_trainkit.recipes.result import Result
+
+
+_REFRESHED = 4096  # samples from which BatchNormalization statistics are taken anew: enough for a mean and a variance
 
 
 def run(
@@ -127,6 +130,7 @@ def _train(
             callbacks=[
                 stopwatch,
                 StopWhenRequested(interruption),
+                *_evaluation_weights(job),
                 Validation(job.twin, evaluator),
                 best,
                 diverged,
@@ -151,6 +155,15 @@ def _train(
     if best.best is not None:
         best.restore()
         result.test = evaluator("test")
+
+
+def _evaluation_weights(job: Job) -> list[keras.callbacks.Callback]:
+    """Has a run measure and keep the weights that its optimizer means for use, where they are not the trained ones."""
+    optimizer = getattr(job.trained.optimizer, "inner_optimizer", job.trained.optimizer)
+    if not optimizer.offers_evaluation():
+        return []
+    inputs = job.dataset.train[0][:_REFRESHED]
+    return [EvaluationWeights(refresh=inputs, refresh_batch_size=job.recipe.batch_size)]
 
 
 @contextlib.contextmanager

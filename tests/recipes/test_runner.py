@@ -307,3 +307,38 @@ def test_another_backend_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RecipeError, match="KERAS_BACKEND=tensorflow"):
         preparation.prepare(Recipe())
+
+
+class NotesWeights(keras.callbacks.Callback):
+    """At each epoch's end: whether the evaluation weights are in, and the trained model's weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.weights = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self.held.append(optimizer.holds_evaluation())
+        self.weights.append(self.model.get_weights())
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_schedule_free_run_measures_and_keeps_its_evaluation_weights(here, policy):
+    notes = NotesWeights()
+    recipe = Recipe(
+        data="easy.npz", model="runner_net:small", optimizer="schedulefreeadamw", epochs=2, precision=policy
+    )
+    recipes.run(recipe, here / "run", callbacks=[notes], progress=False)
+    assert notes.held == [True, True]
+    kept = keras.models.load_model(here / "run" / "model.keras").get_weights()
+    kernels = [w for w in kept if w.shape == (3, 8)]
+    assert len(kernels) == 1
+    assert any((kernels[0] == w).all() for weights in notes.weights for w in weights if w.shape == (3, 8))
+
+
+def test_a_run_without_evaluation_weights_needs_none(here):
+    notes = NotesWeights()
+    recipes.run(
+        Recipe(data="easy.npz", model="runner_net:small", epochs=1), here / "run", callbacks=[notes], progress=False
+    )
+    assert notes.held == [False]
