@@ -1,0 +1,133 @@
+"""LazyAdam on embedding tables: what a step costs by the rows touched and by the rows there are.
+
+    python benchmarks/embedding.py                    # tables of 10,000, 100,000 and 1,000,000 rows of 32
+    python benchmarks/embedding.py --rounds 5
+
+Against our Adam and Keras's, in turn. `update` is the update alone, for a sparse gradient that is ready in memory;
+`fit` is a whole step of `fit` on a model of an embedding and a dense layer. The largest table needs about 2 GB of
+memory. Figures go to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import in_turn
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from keras_trainkit import optimizers
+
+WIDTH, FIT_STEPS = 32, 10
+# Rows of the table, rows touched in a step.
+CASES = [(10_000, 1_000), (100_000, 1_000), (1_000_000, 1_000), (1_000_000, 10_000)]
+MAKERS = {
+    "LazyAdam": lambda: optimizers.LazyAdam(1e-3),
+    "Adam": lambda: optimizers.Adam(1e-3),
+    "Keras's Adam": lambda: keras.optimizers.Adam(1e-3),
+}
+# Most that the time of a step may grow from the smallest table to the largest, 100 times as large, with the same rows
+# touched; they lie farther apart then, and miss the caches.
+AT_MOST = 3.0
+
+
+def touched_rows(rows: int, touched: int) -> np.ndarray:
+    """Different rows, at random."""
+    return np.random.default_rng(0).choice(rows, touched, replace=False).astype("int32")
+
+
+def update(make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any]:
+    """The update alone."""
+    table = keras.Variable(np.zeros((rows, WIDTH), "float32"), name="embeddings")
+    values = tf.Variable(np.random.default_rng(1).standard_normal((touched, WIDTH)).astype("float32"))
+    indices = tf.Variable(touched_rows(rows, touched))
+    optimizer = make()
+    optimizer.build([table])
+
+    @tf.function(autograph=False)
+    def step() -> None:
+        gradient = tf.IndexedSlices(tf.identity(values), tf.identity(indices), tf.constant([rows, WIDTH]))
+        optimizer.apply([gradient], [table])
+
+    return step
+
+
+def fit(make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any]:
+    """A call of `fit`, of FIT_STEPS steps."""
+    pieces = 10
+    model = keras.Sequential(
+        [
+            keras.Input((pieces,), dtype="int32"),
+            layers.Embedding(rows, WIDTH, embeddings_initializer="zeros"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(1),
+        ]
+    )
+    model.compile(make(), "mse")
+    x = touched_rows(rows, touched).reshape(-1, pieces)
+    data = tf.data.Dataset.from_tensors((x, np.ones((len(x), 1), "float32"))).repeat(FIT_STEPS)
+    return lambda: model.fit(data, shuffle=False, verbose=0)
+
+
+def measure(kind: str, rows: int, touched: int, rounds: int) -> dict[str, Any]:
+    """The figures of one table."""
+    make_step, steps = {"update": (update, 1), "fit": (fit, FIT_STEPS)}[kind]
+    times = in_turn.milliseconds({name: make_step(make, rows, touched) for name, make in MAKERS.items()}, rounds)
+    times = {name: [ms / steps for ms in values] for name, values in times.items()}
+    gc.collect()
+    return {
+        "rows": rows,
+        "touched": touched,
+        "milliseconds": {name: in_turn.summary(values) for name, values in times.items()},
+        "LazyAdam_to": {
+            name: in_turn.ratio(times["LazyAdam"], values) for name, values in times.items() if name != "LazyAdam"
+        },
+    }
+
+
+def growth(results: list[dict[str, Any]]) -> float:
+    """LazyAdam's time on the largest table over that on the smallest, with the same rows touched."""
+    alike = [result for result in results if result["touched"] == results[0]["touched"]]
+    first, last = min(alike, key=lambda r: r["rows"]), max(alike, key=lambda r: r["rows"])
+    return round(last["milliseconds"]["LazyAdam"]["median"] / first["milliseconds"]["LazyAdam"]["median"], 2)
+
+
+def main() -> None:
+    """Measures, prints a line for each table, and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--largest", type=int, help="leave out tables of more rows, and write no figures")
+    arguments = parser.parse_args()
+    figures: dict[str, Any] = in_turn.circumstances(["keras", "tensorflow"])
+    figures |= {
+        "rounds": arguments.rounds,
+        "width": WIDTH,
+        "claim": f"LazyAdam's step grows at most {AT_MOST} times from the smallest table to the largest",
+    }
+    for kind in ("update", "fit"):
+        results = []
+        for rows, touched in CASES:
+            if arguments.largest and rows > arguments.largest:
+                continue
+            results.append(measure(kind, rows, touched, arguments.rounds))
+            spread = "{median} [{quartile_1}, {quartile_3}]".format
+            times = ", ".join(f"{name} {spread(**ms)}" for name, ms in results[-1]["milliseconds"].items())
+            print(f"{kind}, {touched} of {rows} rows: {times} ms", flush=True)
+            keras.utils.clear_session()
+        grown = growth(results)
+        figures[kind] = {"tables": results, "growth": grown, "holds": grown <= AT_MOST}
+        print(f"{kind}: LazyAdam's time grows {grown} times: {'holds' if grown <= AT_MOST else 'DOES NOT HOLD'}")
+    if not arguments.largest:
+        print(in_turn.write("embedding", figures))
+
+
+if __name__ == "__main__":
+    main()
