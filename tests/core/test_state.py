@@ -204,6 +204,17 @@ def test_a_project_on_keras_optimizers_goes_on_with_ours(name, arguments, tmp_pa
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("theirs", [{"amsgrad": True}, {"use_ema": True}])
+def test_a_keras_optimizer_of_more_slots_does_not_fit(theirs, tmp_path):
+    old = small_model(keras.optimizers.Adam(0.01, **theirs))
+    fit(old, epochs=1)
+    old.save_weights(tmp_path / "k.weights.h5")
+    new = small_model(optimizers.Adam(0.01))
+    new.optimizer.build(new.trainable_variables)
+    with pytest.raises(ValueError, match="it holds 14 arrays, not the 10 of"):
+        new.load_weights(tmp_path / "k.weights.h5")
+
+
 def test_a_keras_optimizer_of_other_slots_does_not_fit(tmp_path):
     theirs = small_model(keras.optimizers.Lion(0.01))
     fit(theirs, epochs=1)

@@ -75,6 +75,14 @@ def test_global_clip_bounds_the_joint_norm_and_leaves_short_gradients():
     assert_same(run(global_clipnorm=1e6), run())
 
 
+def test_clip_by_norm_bounds_each_variable_by_itself():
+    expected = list(INITIAL)
+    for step in GRADIENTS:
+        expected = [p - 0.1 * g * min(1, 1.5 / np.linalg.norm(g)) for p, g in zip(expected, step, strict=True)]
+    assert_same(run(clipnorm=1.5), expected)
+    assert_same(run(before=[transforms.ClipByNorm(1.5)]), expected)
+
+
 def test_clipping_of_zero_gradients_is_finite():
     for option in ({"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"before": [transforms.AdaptiveClip()]}):
         step = Stepper(optimizers.SGD(0.1, **option), [np.zeros((2, 2))])
