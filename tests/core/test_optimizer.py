@@ -193,6 +193,21 @@ def test_average_counts_updates_and_is_put_in_place():
     assert step.parameters()[0][0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_callback_of_keras_finds_the_averages():
+    model = small_model(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+    model.optimizer.build(model.trainable_variables)
+    trained = model.get_weights()
+    gradients = [ops.ones(v.shape) for v in model.trainable_variables]
+    for _ in range(2):  # to -0.1 and -0.2 of the start; the average lies between
+        model.optimizer.apply(gradients, model.trainable_variables)
+    callback = keras.callbacks.SwapEMAWeights()
+    callback.set_model(model)
+    for begin, lag in [(callback.on_test_begin, 0.15), (callback.on_test_end, 0.2)]:
+        begin()
+        for now, start in zip(model.get_weights(), trained, strict=True):
+            np.testing.assert_allclose(start - now, lag, atol=1e-6)
+
+
 def test_average_overwrites_every_nth_update():
     plain = Stepper(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), [np.array([1.0])])
     often = Stepper(optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2), [np.array([1.0])])
