@@ -9,6 +9,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import coverage_check
+import optimizer_table
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 from keras_trainkit import __version__
@@ -48,7 +51,24 @@ def real_signature(app, what, name, thing, options, signature, return_annotation
     return None
 
 
+class OptimizerTable(SphinxDirective):
+    """A table of optimizers with their facts; its argument is the heading of the last column."""
+
+    has_content = True
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        heading = self.arguments[0] if self.arguments else "take it when"
+        try:
+            lines = optimizer_table.markdown(list(self.content), heading)
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
+
+
 def setup(app):
     """Warns, and so fails the build under -W, for each public name that no reference page lists."""
+    app.add_directive("optimizer-table", OptimizerTable)
     app.connect("builder-inited", coverage_check.warn_about_missing)
     app.connect("autodoc-process-signature", real_signature)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keras_trainkit.core.compose import Chain, Masked, Partition, chain, masked, partition
     from keras_trainkit.core.guard import Guard
     from keras_trainkit.core.optimizer import TransformOptimizer
-    from keras_trainkit.core.transform import Context, LeafContext, Slot, Transform, register_transform
+    from keras_trainkit.core.transform import Context, LeafContext, Slot, Transform, Treatment, register_transform
 
 __all__ = [
     "Chain",
@@ -24,6 +24,7 @@ __all__ = [
     "Slot",
     "Transform",
     "TransformOptimizer",
+    "Treatment",
     "chain",
     "masked",
     "partition",

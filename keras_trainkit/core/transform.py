@@ -71,7 +71,8 @@ class Context:
         )
 
 
-class Treatment(typing.NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Treatment:
     """How a transform treats a variable.
 
     Attributes:

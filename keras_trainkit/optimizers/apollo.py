@@ -46,32 +46,32 @@ class APOLLO(TransformOptimizer):
     Reference: Zhu et al., 2024, arXiv:2412.05270; the limit: Chen et al., 2024, arXiv:2410.01623.
 
     Args:
-            learning_rate: the step size, or a schedule.
-            rank: rows of the projection, at least 1.
-            scale: above 0; its root multiplies the scaled gradients.
-            scaling: `"channel"` or `"tensor"`.
-            update_interval: steps for which a projection holds, at least 1.
-            growth_limit: above 0, or None for no limit.
-            beta_1: the decay of the mean, from 0 to below 1.
-            beta_2: the decay of the mean square, from 0 to below 1.
-            epsilon: at least 0; added before debiasing.
-            seed: an int, for the projections.
-            layouts: list of `[pattern, letters]` pairs, as for `Muon`; each must take a variable.
-            exclude_layers: list of regular expressions; variables in whose path one is found go to AdamW.
-            exclude_embeddings: whether embeddings go to AdamW.
-            head: `"auto"`, None for no head, or a regular expression of the heads' paths.
-            **options: the arguments of `core.TransformOptimizer`.
+        learning_rate: the step size, or a schedule.
+        rank: rows of the projection, at least 1.
+        scale: above 0; its root multiplies the scaled gradients.
+        scaling: `"channel"` or `"tensor"`.
+        update_interval: steps for which a projection holds, at least 1.
+        growth_limit: above 0, or None for no limit.
+        beta_1: the decay of the mean, from 0 to below 1.
+        beta_2: the decay of the mean square, from 0 to below 1.
+        epsilon: at least 0; added before debiasing.
+        seed: an int, for the projections.
+        layouts: list of `[pattern, letters]` pairs, as for `Muon`; each must take a variable.
+        exclude_layers: list of regular expressions; variables in whose path one is found go to AdamW.
+        exclude_embeddings: whether embeddings go to AdamW.
+        head: `"auto"`, None for no head, or a regular expression of the heads' paths.
+        **options: the arguments of `core.TransformOptimizer`.
 
-        Example:
+    Example:
 
-        >>> import keras
-        >>> from keras_trainkit import optimizers
-        >>> model = keras.Sequential([
-        ...     keras.Input((8,)), keras.layers.Dense(16, use_bias=False), keras.layers.Dense(2, name="head")])
-        >>> optimizer = optimizers.APOLLO(0.01, rank=4)
-        >>> optimizer.build(model.trainable_variables)
-        >>> list(optimizer.routes.values())
-        ['apollo', 'adamw: a head', 'adamw: a vector']
+    >>> import keras
+    >>> from keras_trainkit import optimizers
+    >>> model = keras.Sequential([
+    ...     keras.Input((8,)), keras.layers.Dense(16, use_bias=False), keras.layers.Dense(2, name="head")])
+    >>> optimizer = optimizers.APOLLO(0.01, rank=4)
+    >>> optimizer.build(model.trainable_variables)
+    >>> list(optimizer.routes.values())
+    ['apollo', 'adamw: a head', 'adamw: a vector']
     """
 
     info = Info(year=2024, paper="arXiv:2412.05270", state_bytes=2)
