@@ -12,6 +12,7 @@ import pytest
 from keras import ops
 
 from keras_trainkit import optimizers, precision
+from keras_trainkit.testing import reference
 from keras_trainkit.testing.contracts import fit, small_model
 
 pytestmark = pytest.mark.tensorflow
@@ -212,6 +213,35 @@ def test_state_that_does_not_fit_is_dropped_with_a_warning(tmp_path):
         else:
             with pytest.raises(ValueError, match="the file lacks slot `velocity_hat` of variable 0"):
                 other.load_weights(tmp_path / "m.weights.h5")
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, twin",
+    [
+        (
+            lambda: keras.optimizers.Lamb(0.01, weight_decay=0.1, epsilon=1e-6),
+            lambda: optimizers.LAMB(0.01, weight_decay=0.1),
+            lambda: reference.LAMB(weight_decay=0.1),
+        ),
+        (lambda: keras.optimizers.Nadam(0.01, epsilon=1e-8), lambda: optimizers.NAdam(0.01), reference.NAdam),
+    ],
+    ids=["lamb", "nadam"],
+)
+def test_lamb_and_nadam_are_not_the_papers(theirs, ours, twin):
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(4, 3))]
+    gradients = [[rng.normal(size=(4, 3))] for _ in range(20)]
+    right = reference.Twin(twin).run(start, gradients, 0.01)[0]
+
+    def end(optimizer):
+        variable = keras.Variable(start[0].astype("float32"))
+        optimizer.build([variable])
+        for step in gradients:
+            optimizer.apply([ops.convert_to_tensor(step[0], "float32")], [variable])
+        return ops.convert_to_numpy(variable)
+
+    assert np.abs(end(theirs()) - right).max() > 1e-3
+    np.testing.assert_allclose(end(ours()), right, atol=1e-5)
 
 
 def test_an_integer_learning_rate_is_refused():
