@@ -206,10 +206,18 @@ def when(
 
 
 def compiles_updates() -> bool:
-    """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway."""
-    if not ON_TENSORFLOW or _records_writes() or not tf.test.is_built_with_xla():
+    """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway.
+
+    Not on several replicas: on logical devices of one processor XLA is not safe there.
+    """
+    return writes_in_place() and tf.test.is_built_with_xla() and tf.distribute.get_strategy().num_replicas_in_sync == 1
+
+
+def writes_in_place() -> bool:
+    """Whether a step may write to parts of variables: on TensorFlow, outside of XLA, where each replica has copies."""
+    if not ON_TENSORFLOW or _records_writes() or tf.distribute.get_replica_context() is None:
         return False
-    if tf.distribute.get_replica_context() is None or not isinstance(tf.distribute.get_strategy(), _LOCAL_STRATEGIES):
+    if not isinstance(tf.distribute.get_strategy(), _LOCAL_STRATEGIES):
         return False
     return tf.executing_eagerly() or not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 

@@ -7,8 +7,8 @@ kernels. A transform that says in its `scope` how far an element's update reache
   variable lies.
 - `"element"`: small variables are laid end to end first.
 
-Whatever has no scope, and everything where TensorFlow does not lead the way (on JAX, or inside a function that XLA
-compiles as a whole), is computed op by op by `TransformOptimizer`; the results are the same to rounding.
+Whatever has no scope is computed op by op by `TransformOptimizer`, and so is everything on JAX, on several replicas,
+and inside a function that XLA compiles as a whole; the results are the same to rounding.
 """
 
 from __future__ import annotations

@@ -335,7 +335,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
     def _takes_rows(self, variable: Any) -> bool:
         """Whether a sparse gradient of the variable moves its own rows alone."""
-        if not self.lazy or self.gradient_accumulation_steps or not backend.compiles_updates():
+        if not self.lazy or self.gradient_accumulation_steps or not backend.writes_in_place():
             return False
         treatment = self.treatment(variable_path(variable))
         if treatment is None or not treatment.joinable or getattr(variable, "constraint", None):

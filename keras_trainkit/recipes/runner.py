@@ -23,7 +23,6 @@ from keras_trainkit.recipes.preparation import Job, prepare
 from keras_trainkit.recipes.recipe import Recipe
 from keras_trainkit.recipes.result import Result
 
-
 _REFRESHED = 4096  # samples from which BatchNormalization statistics are taken anew: enough for a mean and a variance
 
 
