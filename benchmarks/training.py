@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -57,7 +58,7 @@ class Bench:
     def __init__(self, records: Records, folder: Path | None, steps: int | None) -> None:
         self.records, self.folder, self.steps = records, folder, steps
         self.made = 0
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=RUNS_A_PROCESS)
+        self._pool = _process()
 
     def run(self, problem: str, optimizer: str, rate: float, seed: int) -> dict[str, Any]:
         """The run, made or found."""
@@ -66,9 +67,9 @@ class Bench:
             return found
         if not self.made:
             self.records.add({"sitting": in_turn.circumstances(["keras", "tensorflow", "numpy"])})
-        self.made += 1
         job = self._pool.submit(training_problems.run, problem, optimizer, rate, seed, self.steps, self.folder)
         result = job.result()
+        self.made += 1
         self.records.add(result)
         target = training_problems.PROBLEMS[problem].target
         print(
@@ -88,9 +89,33 @@ class Bench:
             merits[power] = training_table.merit(run, target)
         return training_table.rate(default, min(merits, key=lambda power: merits[power]))
 
+    def compare(self, problem: str, names: list[str], seeds: int, budget: int) -> list[str]:
+        """Tunes each optimizer and runs its seeds, all in turn. Returns those that failed."""
+        rates: dict[str, float] = {}
+        failed = []
+        for seed in [None, *range(seeds)]:
+            for name in names:
+                if name in failed:
+                    continue
+                try:
+                    if seed is None:
+                        rates[name] = self.tune(problem, name, budget)
+                    else:
+                        self.run(problem, name, rates[name], seed)
+                except Exception as error:  # one optimizer's fault is not to cost the night's other runs
+                    print(f"{problem} {name} FAILED: {type(error).__name__}: {error}", flush=True)
+                    failed.append(name)
+                    self.close()
+                    self._pool = _process()
+        return failed
+
     def close(self) -> None:
         """Ends the process that runs."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=RUNS_A_PROCESS)
 
 
 def current(records: Records, steps: int | None) -> Iterator[dict[str, Any]]:
@@ -131,6 +156,7 @@ def main() -> None:
         print(training_table.table(runs, problems), end="")
         return
     bench = Bench(records, arguments.data_folder and arguments.data_folder.resolve(), arguments.steps)
+    failed: list[str] = []
     try:
         for problem in arguments.problems:
             file = known[problem].file
@@ -138,13 +164,12 @@ def main() -> None:
                 print(f"{problem} is left out: {file} is not in the folder of the data", flush=True)
                 continue
             names = arguments.optimizers or training_problems.names()
-            rates = {name: bench.tune(problem, name, arguments.budget) for name in names}
-            for seed in range(arguments.seeds):
-                for name in names:
-                    bench.run(problem, name, rates[name], seed)
+            failed += bench.compare(problem, names, arguments.seeds, arguments.budget)
     finally:
         bench.close()
     print(f"{bench.made} runs; the table: python benchmarks/training.py --table")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

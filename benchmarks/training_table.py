@@ -126,7 +126,7 @@ def table(runs: list[Run], problems: dict[str, dict[str, Any]]) -> str:
         for problem, known in problems.items()
     }
     found = {problem: rows for problem, rows in found.items() if rows}
-    parts = [_method(found), _overview(found, problems)]
+    parts = [_method(found), _settings(runs), _overview(found, problems)]
     parts += [_one(problems[problem], rows) for problem, rows in found.items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -152,15 +152,34 @@ def _method(found: dict[str, dict[str, Any]]) -> str:
     return (
         f"Each optimizer had {_several(rates)} learning rates to choose from, by the same rule: its default, 3 times "
         "and a third of it, then one beyond the best if that was the outermost, or half-way to its better neighbour. "
-        "The best had the fewest steps to the target, with a seed that is not reported. All else stayed at the "
-        f"defaults. Then {_several(seeds)} seeds with that rate; the number is their median, in brackets the lowest "
-        "and the highest. A cross says that the best rate was the highest or lowest tried: a larger budget might do "
-        "better. Steps are counted to the first evaluation at or below the target, seconds are steps times the "
-        "median time of a step, without compiling and evaluating.\n\n"
+        "The best had the fewest steps to the target, with a seed that is not reported. All else stayed at its "
+        f"defaults, but for what is listed below. Then {_several(seeds)} seeds with that rate; the number is their "
+        "median, in brackets the lowest and the highest. A † says that the best rate was the highest or lowest tried: "
+        "a larger budget might do better. Steps are counted to the first evaluation at or below the target, seconds "
+        "are steps times the median time of a step, without compiling and evaluating.\n\n"
         f"`less` and `more` stand where Wilcoxon's rank-sum test, two-sided and exact, gives p <= {SURE}; `noise` "
         f"where it does not. Steps were compared {comparisons} times, and seconds as often: by chance alone about "
         f"{SURE * comparisons:.0f} of each would not be called noise."
     )
+
+
+def _settings(runs: list[Run]) -> str:
+    """The arguments that are not defaults, and who had no schedule."""
+    if not runs:
+        return ""
+    constant = sorted({run["optimizer"] for run in runs if run["settings"]["constant_rate"]})
+    given: dict[str, dict[str, set[Any]]] = {}
+    for run in runs:
+        for key, value in run["settings"]["arguments"].items():
+            given.setdefault(run["optimizer"], {}).setdefault(key, set()).add(value)
+    lines = [
+        f"- `{name}`: " + ", ".join(f"`{key}` {_several(sorted(values))}" for key, values in arguments.items())
+        for name, arguments in sorted(given.items())
+    ]
+    if constant:
+        lines.append(f"- constant rate: {', '.join(f'`{name}`' for name in constant)}")
+    schedule = "The learning rate rises for a tenth of the steps, then falls to 0 as a cosine."
+    return "\n".join([schedule, *(["", *lines] if lines else [])])
 
 
 def _overview(found: dict[str, dict[str, Any]], problems: dict[str, dict[str, Any]]) -> str:
@@ -210,7 +229,7 @@ def _spread(values: list[float], form: str) -> str:
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def _several(counts: list[int]) -> str:
+def _several(counts: list[Any]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

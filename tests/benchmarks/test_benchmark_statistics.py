@@ -20,13 +20,18 @@ def module(monkeypatch):
     return importlib.import_module
 
 
-def run(
-    optimizer="ours", rate=0.001, seed=0, losses=(1.0, 0.5, 0.2, 0.3), step_ms=2.0, problem="toy", at=(10, 20, 30, 40)
-):
+def run(optimizer="ours", rate=0.001, seed=0, losses=(1.0, 0.5, 0.2, 0.3), step_ms=2.0, problem="toy"):
+    given = {"beta": 0.5} if optimizer == "ours" else {}
     return {
-        "problem": problem, "optimizer": optimizer, "rate": rate, "seed": seed, "settings": {"steps": 40},
-        "at": list(at)[: len(losses)], "losses": list(losses), "step_ms": step_ms,
-    }  # fmt: skip
+        "problem": problem,
+        "optimizer": optimizer,
+        "rate": rate,
+        "seed": seed,
+        "settings": {"steps": 40, "constant_rate": optimizer == "half", "arguments": given},
+        "at": [10, 20, 30, 40][: len(losses)],
+        "losses": list(losses),
+        "step_ms": step_ms,
+    }
 
 
 def test_the_ratio_is_taken_turn_by_turn(module):
@@ -143,6 +148,7 @@ def test_the_table_says_how_and_what(module):
     text = table.table(runs, {"toy": {"title": "a toy", "target": 0.5, "steps": 40}, "later": {"target": 1}})
     assert "had 2 learning rates" in text and "Then 5 seeds" in text and "compared 2 times" in text
     lines = text.splitlines()
+    assert "- `ours`: `beta` 0.5" in lines and "- constant rate: `half`" in lines
     assert "| `ours` | 0.67 less |" in lines and "| `half` | more |" in lines
     assert "### A toy" in lines and "Target: validation loss 0.5, within 40 steps." in lines
     (ours,) = [line for line in lines if line.startswith("| `ours` | 0.1 †")]
@@ -182,4 +188,4 @@ def test_every_optimizer_can_be_made_with_its_default_rate(module):
         optimizer = problems.make(name, problems.default_rate(name), steps=100)
         scheduled = not isinstance(optimizer._learning_rate, keras.Variable)
         assert scheduled == (name not in problems.CONSTANT), name
-        assert problems.settings("digits", name)["arguments"].items() <= optimizer.get_config().items(), name
+        assert problems.settings("digits", name, steps=100)["arguments"].items() <= optimizer.get_config().items(), name
