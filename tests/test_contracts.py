@@ -16,7 +16,7 @@ from keras_trainkit.testing import contracts
 from keras_trainkit.testing.problems import Stepper
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-# The dearer contracts: everywhere for some rows, for the others where `exhaustive` tests are not left out.
+# The dearer contracts: in every environment for some rows, on the newest Keras alone for the others.
 case_at_length = pytest.mark.parametrize(
     "case",
     [pytest.param(c, id=c.name, marks=[] if c.everywhere else [pytest.mark.exhaustive]) for c in CASES],

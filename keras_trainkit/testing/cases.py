@@ -57,7 +57,7 @@ class Case:
         drift: the mean of the random gradients there; an estimated rate grows only where gradients agree.
         half_state_bytes: bytes of state per half-precision parameter, where that is not `state_bytes`.
         first_move: the update that moves the weights first; those before it only measure.
-        everywhere: whether every environment runs all contracts of it; the others leave out those that take long.
+        everywhere: whether all environments run its long contracts; those of the others run on the newest Keras alone.
     """
 
     name: str
