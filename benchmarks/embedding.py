@@ -3,14 +3,19 @@
     python benchmarks/embedding.py                    # tables of 10,000, 100,000 and 1,000,000 rows of 32
     python benchmarks/embedding.py --rounds 5
 
-Against our Adam and Keras's, in turn. `update` is the update alone, for a sparse gradient that is ready in memory;
-`fit` is a whole step of `fit` on a model of an embedding and a dense layer. The largest table needs about 2 GB of
-memory. Figures go to benchmarks/results/.
+Against our Adam and Keras's, in turn. Figures go to benchmarks/results/. The largest table needs 2.5 GB of memory.
+
+- `update` is the update alone, for a sparse gradient that is ready in memory.
+- `fit` is a whole step of `fit` on a model of an embedding and a dense layer.
+- `fit_gathered` is the same with a layer that gathers rows from the variable itself. Keras's Embedding reads the whole
+  variable first, and TensorFlow, once a variable has been written to row by row, copies it for every such read. So the
+  forward pass of `fit` costs a copy of the table, whatever the optimizer saves.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 from collections.abc import Callable
@@ -34,9 +39,9 @@ MAKERS = {
     "Adam": lambda: optimizers.Adam(1e-3),
     "Keras's Adam": lambda: keras.optimizers.Adam(1e-3),
 }
-# Most that the time of a step may grow from the smallest table to the largest, 100 times as large, with the same rows
-# touched; they lie farther apart then, and miss the caches.
-AT_MOST = 3.0
+# Most that the time of a step may grow to the largest table from one of a tenth of its rows, with as many touched. The
+# smallest table is not compared with: it fits into the processor's caches.
+AT_MOST = 1.5
 
 
 def touched_rows(rows: int, touched: int) -> np.ndarray:
@@ -60,13 +65,20 @@ def update(make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any
     return step
 
 
-def fit(make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any]:
+class GatheringEmbedding(layers.Embedding):
+    """Never reads the rows that it does not need."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.gather(self.embeddings.value, inputs)
+
+
+def fit(kind: type[layers.Embedding], make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any]:
     """A call of `fit`, of FIT_STEPS steps."""
     pieces = 10
     model = keras.Sequential(
         [
             keras.Input((pieces,), dtype="int32"),
-            layers.Embedding(rows, WIDTH, embeddings_initializer="zeros"),
+            kind(rows, WIDTH, embeddings_initializer="zeros"),
             layers.GlobalAveragePooling1D(),
             layers.Dense(1),
         ]
@@ -77,9 +89,18 @@ def fit(make: Callable[[], Any], rows: int, touched: int) -> Callable[[], Any]:
     return lambda: model.fit(data, shuffle=False, verbose=0)
 
 
+# What makes a step, and how many steps a call of it has.
+KINDS: dict[str, tuple[Callable[..., Callable[[], Any]], int]] = {
+    "update": (update, 1),
+    "fit": (functools.partial(fit, layers.Embedding), FIT_STEPS),
+    "fit_gathered": (functools.partial(fit, GatheringEmbedding), FIT_STEPS),
+}
+CLAIMED = ("update", "fit_gathered")
+
+
 def measure(kind: str, rows: int, touched: int, rounds: int) -> dict[str, Any]:
     """The figures of one table."""
-    make_step, steps = {"update": (update, 1), "fit": (fit, FIT_STEPS)}[kind]
+    make_step, steps = KINDS[kind]
     times = in_turn.milliseconds({name: make_step(make, rows, touched) for name, make in MAKERS.items()}, rounds)
     times = {name: [ms / steps for ms in values] for name, values in times.items()}
     gc.collect()
@@ -94,25 +115,30 @@ def measure(kind: str, rows: int, touched: int, rounds: int) -> dict[str, Any]:
 
 
 def growth(results: list[dict[str, Any]]) -> float:
-    """LazyAdam's time on the largest table over that on the smallest, with the same rows touched."""
-    alike = [result for result in results if result["touched"] == results[0]["touched"]]
-    first, last = min(alike, key=lambda r: r["rows"]), max(alike, key=lambda r: r["rows"])
-    return round(last["milliseconds"]["LazyAdam"]["median"] / first["milliseconds"]["LazyAdam"]["median"], 2)
+    """LazyAdam's time on the largest table over that on the one before, with the same rows touched."""
+    alike = [result["milliseconds"]["LazyAdam"]["median"] for result in results if result["touched"] == CASES[0][1]]
+    return round(alike[-1] / alike[-2], 2)
 
 
 def main() -> None:
     """Measures, prints a line for each table, and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--largest", type=int, help="leave out tables of more rows, and write no figures")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        choices=(100_000, 1_000_000),
+        help="leave out tables of more rows; figures are not written then",
+    )
     arguments = parser.parse_args()
     figures: dict[str, Any] = in_turn.circumstances(["keras", "tensorflow"])
     figures |= {
         "rounds": arguments.rounds,
         "width": WIDTH,
-        "claim": f"LazyAdam's step grows at most {AT_MOST} times from the smallest table to the largest",
+        "claim": f"LazyAdam's step takes at most {AT_MOST} times as long on a table 10 times as large, but for the "
+        "copy of the table that Keras's Embedding makes in its forward pass (`fit`)",
     }
-    for kind in ("update", "fit"):
+    for kind in KINDS:
         results = []
         for rows, touched in CASES:
             if arguments.largest and rows > arguments.largest:
@@ -123,8 +149,11 @@ def main() -> None:
             print(f"{kind}, {touched} of {rows} rows: {times} ms", flush=True)
             keras.utils.clear_session()
         grown = growth(results)
-        figures[kind] = {"tables": results, "growth": grown, "holds": grown <= AT_MOST}
-        print(f"{kind}: LazyAdam's time grows {grown} times: {'holds' if grown <= AT_MOST else 'DOES NOT HOLD'}")
+        figures[kind] = {"tables": results, "growth": grown}
+        if kind in CLAIMED:
+            figures[kind]["holds"] = grown <= AT_MOST
+        word = "no claim" if kind not in CLAIMED else "holds" if grown <= AT_MOST else "DOES NOT HOLD"
+        print(f"{kind}: LazyAdam's time grows {grown} times to the largest table: {word}")
     if not arguments.largest:
         print(in_turn.write("embedding", figures))
 
