@@ -21,7 +21,9 @@ class LazyAdam(Adam):
 
     A variable falls back to Adam's dense step where a row cannot be updated alone: with accumulation, a constraint,
     `ema_overwrite_frequency`, or a transform in `before` or `after` that sees a whole variable or model (but clipping
-    by global norm works). `use_ema` alone costs a pass over the table in each step. On JAX all gradients are dense.
+    by global norm works). `use_ema` alone costs a pass over the table in each step. On JAX, and in a step that
+    `jit_compile=True` compiles as a whole, all gradients are dense. Keras's `Embedding` reads its whole table in each
+    step, which TensorFlow copies once rows were written; a layer that calls `tf.gather` on the variable avoids that.
 
     Reference: Kingma and Ba, 2014, arXiv:1412.6980; the lazy form comes from TensorFlow Addons.
 
