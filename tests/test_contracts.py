@@ -17,10 +17,8 @@ from keras_trainkit.testing.problems import Stepper
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # The dearer contracts: in every environment for some rows, on the newest Keras alone for the others.
-case_at_length = pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, id=c.name, marks=[] if c.everywhere else [pytest.mark.exhaustive]) for c in CASES],
-)
+AT_LENGTH = [pytest.param(c, id=c.name, marks=[] if c.everywhere else [pytest.mark.exhaustive]) for c in CASES]
+case_at_length = pytest.mark.parametrize("case", AT_LENGTH)
 GOLDEN = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "optimizers.json"
 
 
@@ -33,7 +31,7 @@ def test_configuration_survives(case):
     contracts.keeps_configuration(case)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.others], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [p for p, case in zip(AT_LENGTH, CASES, strict=True) if case.others])
 def test_every_argument_counts(case):
     contracts.feels_every_argument(case)
 
