@@ -64,7 +64,8 @@ def test_on_vectors_it_is_full_matrix_adagrad():
         values, vectors = np.linalg.eigh(total)
         safe = np.maximum(values, 1e-12 * values[-1])
         expected = expected - 0.1 * vectors @ np.diag(safe**-0.5) @ vectors.T @ gradient
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+    # The first sums are singular; in float32 the epsilon that stands for their zeros shows.
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 if WIDEST == "float64" else 1e-3)
 
 
 @pytest.mark.parametrize("grafting", ["none", "sgd"])
