@@ -103,6 +103,7 @@ def test_an_error_leaves_the_old_statistics():
         refresh_batch_normalization(model, [])
 
 
+@pytest.mark.tensorflow  # on JAX Keras's BatchNormalization with a mask fails in training: "tuple index out of range"
 def test_masked_positions_do_not_count():
     inputs = keras.Input((5, 1))
     masked = keras.layers.Masking(0.0)(inputs)
