@@ -208,7 +208,7 @@ def when(
 def compiles_updates() -> bool:
     """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway.
 
-    Not on several replicas: on logical devices of one processor XLA is not safe there.
+    Not on several replicas: a process with two logical CPUs crashed once, which is not explained yet.
     """
     return writes_in_place() and tf.test.is_built_with_xla() and tf.distribute.get_strategy().num_replicas_in_sync == 1
 

@@ -56,7 +56,8 @@ def test_the_first_step_is_the_orthogonal_factor():
 
 
 def test_on_vectors_it_is_full_matrix_adagrad():
-    initial, gradients = np.zeros(4), [RNG.normal(size=4) for _ in range(9)]
+    rng = np.random.default_rng(15)
+    initial, gradients = np.zeros(4), [rng.normal(size=4) for _ in range(9)]
     ours = Stepper(shampoo(0.1), [initial]).run([[g] for g in gradients])[0]
     total, expected = np.zeros((4, 4)), initial
     for gradient in gradients:
@@ -65,7 +66,7 @@ def test_on_vectors_it_is_full_matrix_adagrad():
         safe = np.maximum(values, 1e-12 * values[-1])
         expected = expected - 0.1 * vectors @ np.diag(safe**-0.5) @ vectors.T @ gradient
     # The first sums are singular; in float32 the epsilon that stands for their zeros shows.
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 if WIDEST == "float64" else 1e-3)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 if WIDEST == "float64" else 2e-4)
 
 
 @pytest.mark.parametrize("grafting", ["none", "sgd"])
