@@ -83,7 +83,7 @@ def test_falls_back_to_the_dense_step(options):
 
 
 def test_lookahead_and_clipping_by_norm_work_by_rows():
-    options = {"clipnorm": 0.1, "after": [transforms.Lookahead(2, 0.5)]}
+    options = {"clipnorm": 0.1, "weight_decay": 0.1, "after": [transforms.Lookahead(2, 0.5)]}
     lazy = Stepper(optimizers.LazyAdam(0.05, **options), [TABLE]).run(sparse_steps())[0]
     np.testing.assert_array_equal(lazy[[0, 2, 3, 5, 6, 8]], TABLE[[0, 2, 3, 5, 6, 8]])
     assert (lazy[[1, 4, 7]] != TABLE[[1, 4, 7]]).all()
