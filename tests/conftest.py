@@ -30,6 +30,18 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+_states = {}
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers(request):
+    """A module's RNG starts each test from where it was imported, whatever ran before in the process."""
+    generator = getattr(request.module, "RNG", None) if hasattr(request, "module") else None
+    if generator is not None:
+        state = _states.setdefault(request.module.__name__, generator.bit_generator.state)
+        generator.bit_generator.state = state
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     keras.utils.set_random_seed(0)

@@ -127,20 +127,23 @@ def test_blocks_there_and_back(shape, limit):
 
 
 def test_a_bad_condition_does_not_slow_it_down():
-    # 0.5 norm(A W B)^2 with conditions of 100 in both factors, turned, so that no diagonal scaling helps.
-    left = orthogonal(5) @ np.diag(np.geomspace(0.1, 1, 5)) @ orthogonal(5)
-    right = orthogonal(4) @ np.diag(np.geomspace(0.1, 1, 4)) @ orthogonal(4)
-    start = RNG.normal(size=(5, 4))
+    # 0.5 norm(A W B)^2 with conditions of 100 in both factors, turned, so that no diagonal scaling helps: gradient
+    # descent hardly moves where the loss is flat, so the distance to the minimum tells them apart.
+    ours, others = 0.0, np.zeros(3)
+    for _ in range(4):
+        left = orthogonal(5) @ np.diag(np.geomspace(0.1, 1, 5)) @ orthogonal(5)
+        right = orthogonal(4) @ np.diag(np.geomspace(0.1, 1, 4)) @ orthogonal(4)
+        start = RNG.normal(size=(5, 4))
 
-    def loss_after(optimizer, steps=300):
-        step = Stepper(optimizer, [start])
-        for _ in range(steps):
-            step([left.T @ (left @ step.parameters()[0] @ right) @ right.T])
-        return 0.5 * np.linalg.norm(left @ step.parameters()[0] @ right) ** 2
+        def distance_after(optimizer, steps=300, left=left, right=right, start=start):
+            step = Stepper(optimizer, [start])
+            for _ in range(steps):
+                step([left.T @ (left @ step.parameters()[0] @ right) @ right.T])
+            return np.linalg.norm(step.parameters()[0]) / np.linalg.norm(start)
 
-    ours = loss_after(shampoo(0.5, merge_dims=False, epsilon=1e-6))
-    others = [loss_after(optimizers.SGD(rate)) for rate in (0.3, 1.0, 1.9)]
-    assert ours < 0.1 * min(others), (ours, others)
+        ours += distance_after(shampoo(0.5, merge_dims=False, epsilon=1e-6)) / 4
+        others += np.array([distance_after(optimizers.SGD(rate)) for rate in (0.3, 1.0, 1.9)]) / 4
+    assert ours < 0.5 * others.min(), (ours, others)
 
 
 def test_roots_rest_between_refreshes():
