@@ -20,6 +20,23 @@ if ON_TENSORFLOW:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
+class Stored:
+    """What lies inside another variable, and is read and written as if it were one."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def value(self) -> Any:
+        """The current value as a tensor."""
+        raise NotImplementedError
+
+    def assign(self, value: Any) -> None:
+        """Replaces the value."""
+        raise NotImplementedError
+
+
 def plain_python(function: Callable) -> Callable:
     """Keeps AutoGraph from rewriting `function` and all that it calls: the kit's steps need none of it."""
     return tf.autograph.experimental.do_not_convert(function) if ON_TENSORFLOW else function
@@ -56,7 +73,7 @@ def check_known(optimizer: Any, variables: list[Any]) -> None:
     optimizer._check_variables_are_known(variables)
 
 
-def publish_averages(optimizer: Any, averages: list[Any]) -> None:
+def publish_averages(optimizer: Any, averages: Any) -> None:
     """Puts the moving averages where Keras's own callbacks look for them."""
     optimizer._model_variables_moving_average = averages
 
@@ -143,6 +160,21 @@ def write_rows(variable: Any, rows: Any, new: Any) -> None:
     local_copy(variable).scatter_update(tf.IndexedSlices(new, rows))
 
 
+def write_range(variable: Any, start: int, new: Any) -> None:
+    """Assigns the elements from `start` on of a variable of one dimension, in place where that is possible."""
+    if ON_TENSORFLOW and not _records_writes():
+        local_copy(variable)[start : start + new.shape[0]].assign(new)
+    else:
+        variable.assign(ops.slice_update(variable.value, [start], new))
+
+
+def pools_slots(optimizer: Any) -> bool:
+    """Whether slots of small variables may lie in one: on TensorFlow, where no strategy keeps copies of variables."""
+    if not ON_TENSORFLOW or _records_writes() or not tf.test.is_built_with_xla():
+        return False
+    return isinstance(optimizer._distribution_strategy, _LOCAL_STRATEGIES[0])
+
+
 def cast_gradient(gradient: Any, dtype: str) -> Any:
     """The gradient in `dtype`, sparse or dense."""
     return tf.cast(gradient, dtype) if is_sparse(gradient) else ops.cast(gradient, dtype)
@@ -150,7 +182,7 @@ def cast_gradient(gradient: Any, dtype: str) -> Any:
 
 def read(variable: Any) -> Any:
     """The variable's value as a tensor; inside a replica, that replica's copy."""
-    value = ops.convert_to_tensor(variable.value if isinstance(variable, keras.Variable) else variable)
+    value = ops.convert_to_tensor(variable.value if isinstance(variable, (keras.Variable, Stored)) else variable)
     return tf.convert_to_tensor(value) if ON_TENSORFLOW else value  # Keras takes a variable of TensorFlow for a tensor
 
 
@@ -161,7 +193,7 @@ def write(variable: Any, value: Any) -> None:
     the write may stand inside a `tf.cond`, where Keras's merge call may not.
     """
     value = ops.cast(value, keras.backend.standardize_dtype(variable.dtype))
-    if not ON_TENSORFLOW or _records_writes():
+    if not ON_TENSORFLOW or _records_writes() or isinstance(variable, Stored):
         variable.assign(value)
         return
     native = _native(variable) if tf.distribute.get_replica_context() is None else local_copy(variable)

@@ -1,11 +1,11 @@
-"""Compiles the update: large variables in place, one program for all of a kind; small ones joined to longer vectors.
+"""Compiles the update: large variables in place, one program for all of a kind; pools of small ones as long vectors.
 
 Op by op, an update streams every slot through memory a dozen times, and on small variables spends its time between the
 kernels. A transform that says in its `scope` how far an element's update reaches allows better:
 
 - `"variable"`: XLA makes one program for each shape, and TensorFlow runs it on every variable of that shape, where the
   variable lies.
-- `"element"`: small variables are laid end to end first.
+- `"element"`: small variables are laid end to end, and their slots lie so already (`core.pools`).
 
 Whatever has no scope is computed op by op by `TransformOptimizer`, and so is everything on JAX, on several replicas,
 and inside a function that XLA compiles as a whole; the results are the same to rounding.
@@ -22,12 +22,7 @@ import keras
 from keras import ops
 
 from keras_trainkit.core import backend
-
-SMALL = 2**15
-"""Variables of fewer elements are joined; larger ones are worth a launch each."""
-
-JOINED = 2**20
-"""The elements of one joined vector: enough to make a launch cheap, few enough to need little memory."""
+from keras_trainkit.core.pools import SMALL, Pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +35,6 @@ class Item:
         gradient: reduced, dense.
         own: the variables that are written beside it: its slots in their order, then its average if it has one.
         key: what a compiled program depends on, beside shapes and dtypes.
-        joinable: whether each element's update stands alone.
     """
 
     position: int
@@ -48,20 +42,19 @@ class Item:
     gradient: Any
     own: list[Any]
     key: tuple
-    joinable: bool
 
     @property
-    def size(self) -> int:
-        return math.prod(self.variable.shape)
+    def large(self) -> bool:
+        """Whether it is worth a program of its own."""
+        return math.prod(self.variable.shape) >= SMALL
 
-    @property
-    def small(self) -> bool:
-        return self.size < SMALL
 
-    def layout(self) -> tuple:
-        """What two variables must share to be joined."""
-        dtypes = [keras.backend.standardize_dtype(v.dtype) for v in [self.variable, self.gradient, *self.own]]
-        return (self.key, *dtypes)
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """All variables of a pool."""
+
+    pool: Pool
+    items: list[Item]
 
 
 Compute = Callable[[int, Any, Any, list[Any], list[Any]], list[Any]]
@@ -74,15 +67,14 @@ class Programs:
 
     def __init__(self) -> None:
         self._in_place: dict[tuple, Callable] = {}
-        self._pure: dict[tuple, Callable] = {}
+        self._joined: dict[tuple, Callable] = {}
 
-    def run(self, items: list[Item], scalars: list[Any], compute: Compute) -> None:
-        """Updates the variables of `items`, which `fits` has let through; all of them use the tensors `scalars`."""
+    def run(self, items: list[Item], batches: list[Batch], scalars: list[Any], compute: Compute) -> None:
+        """Updates single variables, and those of whole pools; all of them use the tensors `scalars`."""
         for item in items:
-            if not item.small:
-                self._run_in_place(item, scalars, compute)
-        for group in _groups([item for item in items if item.small]):
-            self._run_joined(group, scalars, compute)
+            self._run_in_place(item, scalars, compute)
+        for batch in batches:
+            self._run_joined(batch, scalars, compute)
 
     def _run_in_place(self, item: Item, scalars: list[Any], compute: Compute) -> None:
         def program(parameter: Any, own: list[Any], gradient: Any, scalars: list[Any]) -> None:
@@ -94,20 +86,36 @@ class Programs:
         own = [backend.local_copy(v) for v in item.own]
         compiled(backend.local_copy(item.variable), own, item.gradient, scalars)
 
-    def _run_joined(self, group: list[Item], scalars: list[Any], compute: Compute) -> None:
-        first = group[0]
+    def _run_joined(self, batch: Batch, scalars: list[Any], compute: Compute) -> None:
+        first = batch.items[0]
 
-        def program(parameter: Any, own: list[Any], gradient: Any, scalars: list[Any]) -> list[Any]:
-            return compute(first.position, parameter, gradient, own, scalars)
+        def program(own: list[Any], parameter: Any, gradient: Any, scalars: list[Any]) -> Any:
+            values = compute(first.position, parameter, gradient, [backend.read(v) for v in own], scalars)
+            for variable, value in zip(own, values[1:], strict=True):
+                backend.write(variable, value)
+            return values[0]
 
-        compiled = self._pure.setdefault(first.key, backend.compiled(program))
-        parameters = _join([backend.read(item.variable) for item in group])
-        own = [_join([backend.read(v) for v in column]) for column in zip(*(item.own for item in group), strict=True)]
-        values = compiled(parameters, own, _join([item.gradient for item in group]), scalars)
-        columns = [[item.variable for item in group], *zip(*(item.own for item in group), strict=True)]
-        for variables, value in zip(columns, values, strict=True):
-            for variable, part in zip(variables, _split(value, variables), strict=True):
-                backend.write(variable, part)
+        compiled = self._joined.setdefault(first.key, backend.compiled(program))
+        parameters = _join([backend.read(item.variable) for item in batch.items])
+        gradients = _join([item.gradient for item in batch.items])
+        new = compiled([backend.local_copy(v) for v in batch.pool.own], parameters, gradients, scalars)
+        variables = [item.variable for item in batch.items]
+        for variable, value in zip(variables, _split(new, variables), strict=True):
+            backend.write(variable, value)
+
+
+def whole_batches(pools: list[Pool], items: dict[int, Item]) -> list[Batch]:
+    """The pools all of whose variables are updated, and alike; `items` by the variables' indices.
+
+    The others' variables go one by one: a gradient may be missing, or an option have changed for some.
+    """
+    found = []
+    for pool in pools:
+        members = [items[index] for index in pool.indices if index in items]
+        kinds = {(item.key, _dtype(item.variable), _dtype(item.gradient)) for item in members}
+        if len(members) == len(pool.indices) and len(kinds) == 1:
+            found.append(Batch(pool, members))
+    return found
 
 
 def run_on_rows(
@@ -120,28 +128,15 @@ def run_on_rows(
         backend.write_rows(target, rows, value)
 
 
-def fits(item: Item) -> bool:
-    """Whether `Programs.run` takes it: a small variable that cannot be joined is not worth a program."""
-    same_shape = all(tuple(v.shape) == tuple(item.variable.shape) for v in item.own)
-    return not item.small or (item.joinable and same_shape)
-
-
-def _groups(items: list[Item]) -> list[list[Item]]:
-    alike: dict[tuple, list[list[Item]]] = {}
-    for item in items:
-        groups = alike.setdefault(item.layout(), [[]])
-        if sum(other.size for other in groups[-1]) + item.size > JOINED:
-            groups.append([])
-        groups[-1].append(item)
-    return [group for groups in alike.values() for group in groups if group]
+def _dtype(tensor: Any) -> str:
+    return keras.backend.standardize_dtype(tensor.dtype)
 
 
 def _join(tensors: list[Any]) -> Any:
     flat = [t if len(t.shape) == 1 else ops.reshape(t, (-1,)) for t in tensors]
-    return flat[0] if len(flat) == 1 else ops.concatenate(flat, axis=0)
+    return ops.concatenate(flat, axis=0)
 
 
 def _split(value: Any, variables: Any) -> list[Any]:
-    sizes = [math.prod(v.shape) for v in variables]
-    parts = backend.split(value, sizes) if len(sizes) > 1 else [value]
+    parts = backend.split(value, [math.prod(v.shape) for v in variables])
     return [p if len(v.shape) == 1 else ops.reshape(p, v.shape) for p, v in zip(parts, variables, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, checks, evaluation, fusion, state
+from keras_trainkit.core import backend, checks, evaluation, fusion, pools, state
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import ClipByGlobalNorm, clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
@@ -245,35 +246,79 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             self._links = links
             self._guards = GuardRoom(links.links, self._add_memory)
             self._slots = state.Slots()
-            self._averages = state.VariableList(self._add_slots(variables, "average", Slot()) if averages else [])
-            backend.publish_averages(self, list(self._averages))
+            self._pools: list[pools.Pool] = []
+            groups = pools.plan(self._poolable(variables)) if backend.pools_slots(self) else []
+            pooled = {index for group in groups for index in group}
+            single = [(i, v) for i, v in enumerate(variables) if i not in pooled]
+            found = {i: self._add_slot(v, "average", Slot()) for i, v in single if averages and not _overwritten(v)}
             self._accumulators = state.VariableList(
-                self._add_slots(variables, "gradient_accumulator", Slot()) if accumulates else []
+                [None if _overwritten(v) else self._add_slot(v, "gradient_accumulator", Slot()) for v in variables]
+                if accumulates
+                else []
             )
             self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
-            for index, variable in enumerate(variables):
+            for index, variable in single:
                 for location, name, slot in state.flatten_slots(links.slots(variable)):
-                    late = slot.initial == "copy" and not backend.has_value(variable)
-                    made = self._add_slot(variable, name, dataclasses.replace(slot, initial=0.0) if late else slot)
-                    self._slots.add(index, location, name, made, late)
+                    late = _late(slot, variable)
+                    self._slots.add(index, location, name, self._add_slot(variable, name, slot, late), late)
+            for group in groups:
+                found |= self._add_pool(group, variables)
+            self._averages = state.VariableList([found.get(i) for i in range(len(variables))] if averages else [])
+            backend.publish_averages(self, self._averages)
             self._add_statistics()
             state.load_pending(self)
 
-    def _add_slots(self, variables: list[Any], name: str, slot: Slot) -> list[Any]:
-        return [None if _overwritten(v) else self._add_slot(v, name, slot) for v in variables]
+    def _poolable(self, variables: list[Any]) -> list[tuple[int, int, Any]]:
+        """The variables whose slots may be pooled, for `pools.plan`."""
+        found = []
+        for index, variable in enumerate(variables):
+            treatment = self.treatment(variable_path(variable))
+            if treatment is None or not treatment.joinable or self.lazy or _overwritten(variable):
+                continue
+            slots = state.flatten_slots(self._links.slots(variable))
+            if not slots and not self.use_ema:
+                continue  # nothing would lie together, and so little is computed that joining costs more
+            if getattr(variable, "constraint", None) is None and all(slot.shape is None for _, _, slot in slots):
+                late = [_late(slot, variable) for _, _, slot in slots]
+                dtype = keras.backend.standardize_dtype(variable.dtype)
+                kind = (treatment.key, self._decays(variable), dtype, str(slots), str(late))
+                found.append((index, math.prod(variable.shape), kind))
+        return found
 
-    def _add_slot(self, variable: Any, name: str, slot: Slot) -> keras.Variable:
-        dtype = slot.dtype or wide_dtype(keras.backend.standardize_dtype(variable.dtype))
+    def _add_pool(self, indices: list[int], variables: list[Any]) -> dict[int, Any]:
+        """Makes the slots of some variables end to end; returns their averages, if there are any, by index."""
+        members, own = [variables[i] for i in indices], []
+
+        def add(name: str, slot: Slot, late: bool = False) -> dict[int, pools.Part]:
+            whole = self._add_pooled_slot(members, f"pool_{len(self._pools)}_{name}", slot, late)
+            own.append(whole)
+            paths = [_slot_name(variable, name) for variable in members]
+            parts = pools.parts(whole, [tuple(v.shape) for v in members], paths)
+            return dict(zip(indices, parts, strict=True))
+
+        for location, name, slot in state.flatten_slots(self._links.slots(members[0])):
+            late = _late(slot, members[0])
+            for index, part in add(name, slot, late).items():
+                self._slots.add(index, location, name, part, late)
+        found = add("average", Slot()) if self.use_ema else {}
+        self._pools.append(pools.Pool(indices, own))
+        return found
+
+    def _add_slot(self, variable: Any, name: str, slot: Slot, late: bool = False) -> keras.Variable:
         shape = tuple(variable.shape) if slot.shape is None else tuple(slot.shape)
 
         def initial(shape: Any, dtype: Any) -> Any:
-            if slot.initial == "copy":
-                return ops.cast(ops.copy(backend.read(variable)), dtype)
-            return ops.full(shape, slot.initial, dtype)
+            return _first_value(variable, slot, late, shape, dtype)
 
-        return backend.add_slot(
-            self, variable, f"{variable_path(variable)}_{name}".replace("/", "_"), shape, dtype, initial
-        )
+        return backend.add_slot(self, variable, _slot_name(variable, name), shape, _slot_dtype(variable, slot), initial)
+
+    def _add_pooled_slot(self, members: list[Any], name: str, slot: Slot, late: bool) -> keras.Variable:
+        def initial(shape: Any, dtype: Any) -> Any:
+            values = [_first_value(v, slot, late, tuple(v.shape), dtype) for v in members]
+            return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
+
+        shape = (sum(math.prod(v.shape) for v in members),)
+        return backend.add_slot(self, members[0], name, shape, _slot_dtype(members[0], slot), initial)
 
     def _add_memory(self, kind: str, name: str) -> keras.Variable:
         dtype = "int32" if kind == "int" else wide_dtype(keras.config.floatx())
@@ -424,11 +469,11 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         for i in by_rows:
             own = self._slots.variables(indices[i])
             fusion.run_on_rows(i, variables[i], own, rows[i], clip.gradients[i], scalars, compute)
-        items = [item for item in self._items(clip.gradients, variables, indices) if rows[item.position] is None]
-        done = {item.position for item in items}.union(by_rows)
-        rest = [i for i in range(len(variables)) if i not in done]
-        if items:
-            self._programs.run(items, scalars, compute)
+        dense = [i for i, held in enumerate(rows) if held is None]
+        items, batches = self._items(clip.gradients, variables, indices, dense)
+        self._programs.run(items, batches, scalars, compute)
+        done = {item.position for item in [*items, *(item for batch in batches for item in batch.items)]}
+        rest = [i for i in dense if i not in done]
         if rest:
             self._update_one_by_one(
                 [_scaled(clip.gradients[i], clip.factor) for i in rest],
@@ -449,12 +494,15 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             return Clip(gradients, clipping.factor(gradients))
         return Clip(clipping.update(gradients, variables, [{} for _ in gradients], context)[0])
 
-    def _items(self, gradients: list[Any], variables: list[Any], indices: list[int]) -> list[fusion.Item]:
-        """The variables whose update is compiled."""
+    def _items(
+        self, gradients: list[Any], variables: list[Any], indices: list[int], positions: list[int]
+    ) -> tuple[list[fusion.Item], list[fusion.Batch]]:
+        """The variables whose update is compiled: single ones, and those of whole pools."""
         if not backend.compiles_updates():
-            return []
-        items = []
-        for position, (gradient, variable, index) in enumerate(zip(gradients, variables, indices, strict=True)):
+            return [], []
+        items: dict[int, fusion.Item] = {}
+        for position in positions:
+            variable, index = variables[position], indices[position]
             treatment = self.treatment(variable_path(variable))
             if treatment is None:
                 continue
@@ -463,10 +511,8 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             constraint = getattr(variable, "constraint", None)
             options = (self._decays(variable), self.weight_decay, *self._averaging())
             key = (treatment.key, options, constraint, self._slots.layout(index))
-            item = fusion.Item(position, variable, gradient, own, key, treatment.joinable and constraint is None)
-            if fusion.fits(item):
-                items.append(item)
-        return items
+            items[index] = fusion.Item(position, variable, gradients[position], own, key)
+        return [item for item in items.values() if item.large], fusion.whole_batches(self._pools, items)
 
     def treatment(self, path: str) -> Treatment | None:
         """How the whole chain treats the variable at `path`; None where its update must be computed op by op."""
@@ -684,6 +730,25 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     def inner_variables(self) -> list[Any]:
         """State that belongs to no single model variable; it is saved with the slots."""
         return self._guards.variables()
+
+
+def _late(slot: Slot, variable: Any) -> bool:
+    """Whether a copy of the variable must wait for the first update."""
+    return slot.initial == "copy" and not backend.has_value(variable)
+
+
+def _slot_name(variable: Any, name: str) -> str:
+    return f"{variable_path(variable)}_{name}".replace("/", "_")
+
+
+def _slot_dtype(variable: Any, slot: Slot) -> str:
+    return slot.dtype or wide_dtype(keras.backend.standardize_dtype(variable.dtype))
+
+
+def _first_value(variable: Any, slot: Slot, late: bool, shape: tuple[int, ...], dtype: Any) -> Any:
+    if slot.initial == "copy" and not late:
+        return ops.cast(ops.copy(backend.read(variable)), dtype)
+    return ops.full(shape, 0.0 if late else slot.initial, dtype)
 
 
 def _overwritten(variable: Any) -> bool:
