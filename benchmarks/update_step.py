@@ -97,7 +97,20 @@ CASES = {
     "muon": Case(
         lambda: optimizers.Muon(1e-3), lambda: keras.optimizers.Muon(1e-3, exclude_layers=["embedding"]), 5, 1.0
     ),
+    # The others that both have, at their defaults: never slower.
+    "sgd": Case(lambda: optimizers.SGD(1e-3), lambda: keras.optimizers.SGD(1e-3), 3, 1.0),
+    "rmsprop": Case(lambda: optimizers.RMSprop(1e-3), lambda: keras.optimizers.RMSprop(1e-3), 5, 1.0),
+    "adagrad": Case(lambda: optimizers.Adagrad(1e-3), lambda: keras.optimizers.Adagrad(1e-3), 5, 1.0),
+    "adadelta": Case(lambda: optimizers.Adadelta(1e-3), lambda: keras.optimizers.Adadelta(1e-3), 7, 1.0),
+    "adamax": Case(lambda: optimizers.Adamax(1e-3), lambda: keras.optimizers.Adamax(1e-3), 7, 1.0),
+    "nadam": Case(lambda: optimizers.NAdam(1e-3), lambda: keras.optimizers.Nadam(1e-3), 7, 1.0),
+    "adafactor": Case(lambda: optimizers.Adafactor(1e-3), lambda: keras.optimizers.Adafactor(1e-3), 3, 1.0),
+    "lamb": Case(lambda: optimizers.LAMB(1e-3), lambda: keras.optimizers.Lamb(1e-3), 7, 1.0),
 }  # fmt: skip
+if hasattr(keras.optimizers, "ScheduleFreeAdamW"):
+    CASES["schedule_free"] = Case(
+        lambda: optimizers.ScheduleFreeAdamW(1e-3), lambda: keras.optimizers.ScheduleFreeAdamW(1e-3), 7, 1.0
+    )
 
 
 def arrays(shapes: list[tuple[int, ...]], scale: float, seed: int) -> list[np.ndarray]:

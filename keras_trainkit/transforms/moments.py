@@ -25,6 +25,8 @@ class ScaleByLearningRate(Transform):
 class Scale(Transform):
     """The update times a constant `factor`."""
 
+    scope = "element"
+
     factor: float
 
     def validate(self) -> None:

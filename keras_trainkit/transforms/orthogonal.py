@@ -41,6 +41,8 @@ class AverageGradient(Transform):
     m = momentum m + (1 - momentum) g, and the direction is m, or momentum m + (1 - momentum) g once more.
     """
 
+    scope = "element"
+
     momentum: float = 0.95
     nesterov: bool = True
 
