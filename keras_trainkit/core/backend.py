@@ -161,11 +161,8 @@ def write_rows(variable: Any, rows: Any, new: Any) -> None:
 
 
 def write_range(variable: Any, start: int, new: Any) -> None:
-    """Assigns the elements from `start` on of a variable of one dimension, in place where that is possible."""
-    if ON_TENSORFLOW and not _records_writes():
-        local_copy(variable)[start : start + new.shape[0]].assign(new)
-    else:
-        variable.assign(ops.slice_update(variable.value, [start], new))
+    """Assigns the elements from `start` on of a variable of one dimension, in place."""
+    local_copy(variable)[start : start + new.shape[0]].assign(new)
 
 
 def pools_slots(optimizer: Any) -> bool:
