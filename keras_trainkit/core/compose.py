@@ -149,32 +149,38 @@ class Partition(Transform):
         return Partition([[rule[0], member] for rule, member in zip(self.rules, ruled, strict=True)], default)
 
     def slots(self, variable: Any) -> dict[str, Any]:
-        return next(
-            member.slots(variable)
-            for positions, member in zip(self.groups([variable_path(variable)]), self._members(), strict=True)
-            if positions
-        )
+        rule, member = self._member(variable_path(variable))
+        slots = member.slots(variable)
+        return {rule: slots} if slots else {}
 
     def update(
         self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
     ) -> tuple[list[Tensor], list[State]]:
         updates, states = list(updates), list(states)
-        for positions, member in zip(self.groups(context.paths), self._members(), strict=True):
+        for rule, (positions, member) in enumerate(zip(self.groups(context.paths), self._members(), strict=True)):
             if positions:
-                _update_some(member, positions, updates, parameters, states, context)
+                inner = [state.get(str(rule), {}) for state in states]
+                _update_some(member, positions, updates, parameters, inner, context)
+                for i in positions:
+                    states[i] = {str(rule): inner[i]} if inner[i] else {}
         return updates, states
 
     def treatment(self, path: str) -> Treatment | None:
-        rule = next(i for i, positions in enumerate(self.groups([path])) if positions)
-        part = self._members()[rule].treatment(path)
+        rule, member = self._member(path)
+        part = member.treatment(path)
         return None if part is None else Treatment((rule, part.key), part.joinable)
 
     def offers_evaluation(self) -> bool:
         return any(member is not None and member.offers_evaluation() for member in self._members())
 
     def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
-        member = next(m for m, positions in zip(self._members(), self.groups([path]), strict=True) if positions)
-        return member.exchange(parameter, state, path, to_evaluation)
+        rule, member = self._member(path)
+        return member.exchange(parameter, state.get(rule, {}), path, to_evaluation)
+
+    def _member(self, path: str) -> tuple[str, Any]:
+        """The rule that takes a variable, as the key of its state, and the transform."""
+        rule = next(i for i, positions in enumerate(self.groups([path])) if positions)
+        return str(rule), self._members()[rule]
 
     def _patterns(self) -> list[str]:
         return [pattern for pattern, _ in self.rules]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -57,9 +57,21 @@ class Batch:
     items: list[Item]
 
 
-Compute = Callable[[int, Any, Any, list[Any], list[Any]], list[Any]]
+class Scalars(NamedTuple):
+    """What an update knows beside its tensors; `factor` is still to be multiplied with the gradients, if it is one."""
+
+    step: Any
+    rate: Any
+    factor: Any
+    common: list[Any]
+
+
+Compute = Callable[[int, Any, Any, list[Any], Scalars], tuple[list[Any], list[Any]]]
 """(position of a variable treated alike, parameter, gradient, own values, scalars) -> new values of all but the
-gradient."""
+gradient, and of the slots that the variable shares with others."""
+
+Common = list[tuple[int, list[Any]]]
+"""The new values of shared slots, with the position of a variable that shares them."""
 
 
 class Programs:
@@ -69,39 +81,41 @@ class Programs:
         self._in_place: dict[tuple, Callable] = {}
         self._joined: dict[tuple, Callable] = {}
 
-    def run(self, items: list[Item], batches: list[Batch], scalars: list[Any], compute: Compute) -> None:
-        """Updates single variables, and those of whole pools; all of them use the tensors `scalars`."""
-        for item in items:
-            self._run_in_place(item, scalars, compute)
-        for batch in batches:
-            self._run_joined(batch, scalars, compute)
+    def run(self, items: list[Item], batches: list[Batch], scalars: Scalars, compute: Compute) -> Common:
+        """Updates single variables, and those of whole pools."""
+        common = [(item.position, self._run_in_place(item, scalars, compute)) for item in items]
+        common += [(batch.items[0].position, self._run_joined(batch, scalars, compute)) for batch in batches]
+        return common
 
-    def _run_in_place(self, item: Item, scalars: list[Any], compute: Compute) -> None:
-        def program(parameter: Any, own: list[Any], gradient: Any, scalars: list[Any]) -> None:
-            values = compute(item.position, backend.read(parameter), gradient, [backend.read(v) for v in own], scalars)
+    def _run_in_place(self, item: Item, scalars: Scalars, compute: Compute) -> list[Any]:
+        def program(parameter: Any, own: list[Any], gradient: Any, scalars: Scalars) -> list[Any]:
+            old = [backend.read(v) for v in own]
+            values, common = compute(item.position, backend.read(parameter), gradient, old, scalars)
             for variable, value in zip([parameter, *own], values, strict=True):
                 backend.write(variable, value)
+            return common
 
         compiled = self._in_place.setdefault(item.key, backend.compiled(program))
         own = [backend.local_copy(v) for v in item.own]
-        compiled(backend.local_copy(item.variable), own, item.gradient, scalars)
+        return compiled(backend.local_copy(item.variable), own, item.gradient, scalars)
 
-    def _run_joined(self, batch: Batch, scalars: list[Any], compute: Compute) -> None:
+    def _run_joined(self, batch: Batch, scalars: Scalars, compute: Compute) -> list[Any]:
         first = batch.items[0]
 
-        def program(own: list[Any], parameter: Any, gradient: Any, scalars: list[Any]) -> Any:
-            values = compute(first.position, parameter, gradient, [backend.read(v) for v in own], scalars)
+        def program(own: list[Any], parameter: Any, gradient: Any, scalars: Scalars) -> tuple[Any, list[Any]]:
+            values, common = compute(first.position, parameter, gradient, [backend.read(v) for v in own], scalars)
             for variable, value in zip(own, values[1:], strict=True):
                 backend.write(variable, value)
-            return values[0]
+            return values[0], common
 
         compiled = self._joined.setdefault(first.key, backend.compiled(program))
         parameters = _join([backend.read(item.variable) for item in batch.items])
         gradients = _join([item.gradient for item in batch.items])
-        new = compiled([backend.local_copy(v) for v in batch.pool.own], parameters, gradients, scalars)
+        new, common = compiled([backend.local_copy(v) for v in batch.pool.own], parameters, gradients, scalars)
         variables = [item.variable for item in batch.items]
         for variable, value in zip(variables, _split(new, variables), strict=True):
             backend.write(variable, value)
+        return common
 
 
 def whole_batches(pools: list[Pool], items: dict[int, Item]) -> list[Batch]:
@@ -119,13 +133,14 @@ def whole_batches(pools: list[Pool], items: dict[int, Item]) -> list[Batch]:
 
 
 def run_on_rows(
-    position: int, variable: Any, own: list[Any], rows: Any, gradient: Any, scalars: list[Any], compute: Compute
-) -> None:
+    position: int, variable: Any, own: list[Any], rows: Any, gradient: Any, scalars: Scalars, compute: Compute
+) -> Common:
     """Updates some rows of a variable and of what is written beside it; the cost does not grow with the others."""
     old = [backend.read_rows(v, rows) for v in own]
-    new = compute(position, backend.read_rows(variable, rows), gradient, old, scalars)
+    new, common = compute(position, backend.read_rows(variable, rows), gradient, old, scalars)
     for target, value in zip([variable, *own], new, strict=True):
         backend.write_rows(target, rows, value)
+    return [(position, common)]
 
 
 def _dtype(tensor: Any) -> str:

@@ -20,6 +20,11 @@ def wide_dtype(dtype: str) -> str:
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
+def widened(tensor: Any) -> Any:
+    """The tensor in the dtype in which to compute for it."""
+    return ops.cast(tensor, wide_dtype(tensor.dtype))
+
+
 def one_minus_power(beta: float, step: Any) -> Any:
     """1 - beta**step, the debiasing factor of an exponential average, for a floating tensor `step`.
 

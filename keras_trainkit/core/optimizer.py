@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, checks, evaluation, fusion, pools, state
+from keras_trainkit.core import backend, building, checks, evaluation, fusion, state
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
-from keras_trainkit.core.clipping import ClipByGlobalNorm, clipping_from_arguments
+from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
 from keras_trainkit.core.guard import GuardRoom
-from keras_trainkit.core.numerics import squared_norm, wide_dtype
-from keras_trainkit.core.transform import Context, Slot, State, Transform, Treatment
+from keras_trainkit.core.numerics import wide_dtype
+from keras_trainkit.core.statistics import Norms
+from keras_trainkit.core.transform import Context, Transform
+from keras_trainkit.core.update import UpdateStep
 
 LAST_WINDOW = ("apply", "drop", "carry")
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """An update's clipped gradients: `gradients`, still to be multiplied with the scalar `factor` if there is one."""
-
-    gradients: list[Any]
-    factor: Any = None
-
-    def all(self) -> list[Any]:
-        """The clipped gradients."""
-        return [_scaled(gradient, self.factor) for gradient in self.gradients]
-
-
-def _scaled(gradient: Any, factor: Any) -> Any:
-    return gradient if factor is None else gradient * ops.cast(factor, gradient.dtype)
-
-
 @keras.saving.register_keras_serializable("keras_trainkit")
-class TransformOptimizer(keras.optimizers.Optimizer):
+class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
     """An optimizer made of pure transforms, right on any number of replicas.
 
     Each step sums the gradients over the replicas, then computes (clipping, `before`, the algorithm, `after`), then
@@ -151,7 +135,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             re.compile(pattern)
         self.algorithm = algorithm
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
-        self._watch_every = 0
+        self._norms = Norms()
         self._flush_step: Any = None
         self._programs = fusion.Programs()
         self._aside: evaluation.Aside | None = None
@@ -245,80 +229,14 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             links = links.fitted(variables)
             self._links = links
             self._guards = GuardRoom(links.links, self._add_memory)
-            self._slots = state.Slots()
-            self._pools: list[pools.Pool] = []
-            groups = pools.plan(self._poolable(variables)) if backend.pools_slots(self) else []
-            pooled = {index for group in groups for index in group}
-            single = [(i, v) for i, v in enumerate(variables) if i not in pooled]
-            found = {i: self._add_slot(v, "average", Slot()) for i, v in single if averages and not _overwritten(v)}
-            self._accumulators = state.VariableList(
-                [None if _overwritten(v) else self._add_slot(v, "gradient_accumulator", Slot()) for v in variables]
-                if accumulates
-                else []
-            )
-            self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
-            for index, variable in single:
-                for location, name, slot in state.flatten_slots(links.slots(variable)):
-                    late = _late(slot, variable)
-                    self._slots.add(index, location, name, self._add_slot(variable, name, slot, late), late)
-            for group in groups:
-                found |= self._add_pool(group, variables)
-            self._averages = state.VariableList([found.get(i) for i in range(len(variables))] if averages else [])
+            made = building.StateBuilder(self, links, variables)
+            self._slots, self._pools = made.slots, made.pools
+            self._averages = state.VariableList(made.averages)
+            self._accumulators = state.VariableList(made.accumulators)
             backend.publish_averages(self, self._averages)
-            self._add_statistics()
+            self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
+            self._norms.build(self.add_variable)
             state.load_pending(self)
-
-    def _poolable(self, variables: list[Any]) -> list[tuple[int, int, Any]]:
-        """The variables whose slots may be pooled, for `pools.plan`."""
-        found = []
-        for index, variable in enumerate(variables):
-            treatment = self.treatment(variable_path(variable))
-            if treatment is None or not treatment.joinable or self.lazy or _overwritten(variable):
-                continue
-            slots = state.flatten_slots(self._links.slots(variable))
-            if not slots and not self.use_ema:
-                continue  # nothing would lie together, and so little is computed that joining costs more
-            if getattr(variable, "constraint", None) is None and all(slot.shape is None for _, _, slot in slots):
-                late = [_late(slot, variable) for _, _, slot in slots]
-                dtype = keras.backend.standardize_dtype(variable.dtype)
-                kind = (treatment.key, self._decays(variable), dtype, str(slots), str(late))
-                found.append((index, math.prod(variable.shape), kind))
-        return found
-
-    def _add_pool(self, indices: list[int], variables: list[Any]) -> dict[int, Any]:
-        """Makes the slots of some variables end to end; returns their averages, if there are any, by index."""
-        members, own = [variables[i] for i in indices], []
-
-        def add(name: str, slot: Slot, late: bool = False) -> dict[int, pools.Part]:
-            whole = self._add_pooled_slot(members, f"pool_{len(self._pools)}_{name}", slot, late)
-            own.append(whole)
-            paths = [_slot_name(variable, name) for variable in members]
-            parts = pools.parts(whole, [tuple(v.shape) for v in members], paths)
-            return dict(zip(indices, parts, strict=True))
-
-        for location, name, slot in state.flatten_slots(self._links.slots(members[0])):
-            late = _late(slot, members[0])
-            for index, part in add(name, slot, late).items():
-                self._slots.add(index, location, name, part, late)
-        found = add("average", Slot()) if self.use_ema else {}
-        self._pools.append(pools.Pool(indices, own))
-        return found
-
-    def _add_slot(self, variable: Any, name: str, slot: Slot, late: bool = False) -> keras.Variable:
-        shape = tuple(variable.shape) if slot.shape is None else tuple(slot.shape)
-
-        def initial(shape: Any, dtype: Any) -> Any:
-            return _first_value(variable, slot, late, shape, dtype)
-
-        return backend.add_slot(self, variable, _slot_name(variable, name), shape, _slot_dtype(variable, slot), initial)
-
-    def _add_pooled_slot(self, members: list[Any], name: str, slot: Slot, late: bool) -> keras.Variable:
-        def initial(shape: Any, dtype: Any) -> Any:
-            values = [_first_value(v, slot, late, tuple(v.shape), dtype) for v in members]
-            return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
-
-        shape = (sum(math.prod(v.shape) for v in members),)
-        return backend.add_slot(self, members[0], name, shape, _slot_dtype(members[0], slot), initial)
 
     def _add_memory(self, kind: str, name: str) -> keras.Variable:
         dtype = "int32" if kind == "int" else wide_dtype(keras.config.floatx())
@@ -361,7 +279,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         for gradient, variable in zip(gradients, variables, strict=True):
             if gradient is None:
                 continue
-            if _overwritten(variable):  # float8 scales arrive as gradients
+            if building.overwritten(variable):  # float8 scales arrive as gradients
                 variable.assign(gradient)
             else:
                 pairs.append((backend.cast_gradient(gradient, wide_dtype(gradient.dtype)), variable))
@@ -418,7 +336,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
             self._flush_step()
 
     def _flush_on_replica(self) -> None:
-        variables = [v for v in backend.built_variables(self) if not _overwritten(v)]
+        variables = [v for v in backend.built_variables(self) if not building.overwritten(v)]
         accumulators = [a for a in self._accumulators if a is not None]
         count = backend.read(self._window)
 
@@ -454,156 +372,6 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     def guard_memories(self) -> list[dict[str, Any]]:
         """What each guard remembers, such as how many steps it refused; empty before the optimizer is built."""
         return self._guards.values() if self.built else []
-
-    def _update(self, gradients: list[Any], variables: list[Any], rows: list[Any]) -> None:
-        """Computes and writes; `rows` says for each gradient which rows it holds, None for all."""
-        step = backend.read(self.iterations) + 1
-        rate = backend.read(self.learning_rate)
-        indices = [backend.variable_index(self, v) for v in variables]
-        clip = self._clip(gradients, variables, Context(step, rate, gradients, [variable_path(v) for v in variables]))
-        measure = self._measured(step, gradients, clip, variables)
-
-        scalars = [step, rate] if clip.factor is None else [step, rate, clip.factor]
-        compute = self._compute(variables, indices)
-        by_rows = [i for i, held in enumerate(rows) if held is not None]
-        for i in by_rows:
-            own = self._slots.variables(indices[i])
-            fusion.run_on_rows(i, variables[i], own, rows[i], clip.gradients[i], scalars, compute)
-        dense = [i for i, held in enumerate(rows) if held is None]
-        items, batches = self._items(clip.gradients, variables, indices, dense)
-        self._programs.run(items, batches, scalars, compute)
-        done = {item.position for item in [*items, *(item for batch in batches for item in batch.items)]}
-        rest = [i for i in dense if i not in done]
-        if rest:
-            self._update_one_by_one(
-                [_scaled(clip.gradients[i], clip.factor) for i in rest],
-                [variables[i] for i in rest],
-                [indices[i] for i in rest],
-                step,
-                rate,
-            )
-        self._average_others({index for i, index in enumerate(indices) if i not in by_rows}, step)
-        measure()
-        backend.write(self.iterations, step)
-
-    def _clip(self, gradients: list[Any], variables: list[Any], context: Context) -> Clip:
-        clipping = self._plan.clipping
-        if clipping is None:
-            return Clip(gradients)
-        if isinstance(clipping, ClipByGlobalNorm):
-            return Clip(gradients, clipping.factor(gradients))
-        return Clip(clipping.update(gradients, variables, [{} for _ in gradients], context)[0])
-
-    def _items(
-        self, gradients: list[Any], variables: list[Any], indices: list[int], positions: list[int]
-    ) -> tuple[list[fusion.Item], list[fusion.Batch]]:
-        """The variables whose update is compiled: single ones, and those of whole pools."""
-        if not backend.compiles_updates():
-            return [], []
-        items: dict[int, fusion.Item] = {}
-        for position in positions:
-            variable, index = variables[position], indices[position]
-            treatment = self.treatment(variable_path(variable))
-            if treatment is None:
-                continue
-            average = self._averages[index] if self.use_ema else None
-            own = [*self._slots.variables(index), *([] if average is None else [average])]
-            constraint = getattr(variable, "constraint", None)
-            options = (self._decays(variable), self.weight_decay, *self._averaging())
-            key = (treatment.key, options, constraint, self._slots.layout(index))
-            items[index] = fusion.Item(position, variable, gradients[position], own, key)
-        return [item for item in items.values() if item.large], fusion.whole_batches(self._pools, items)
-
-    def treatment(self, path: str) -> Treatment | None:
-        """How the whole chain treats the variable at `path`; None where its update must be computed op by op."""
-        return self._links.treatment(path)
-
-    def _compute(self, variables: list[Any], indices: list[int]) -> fusion.Compute:
-        """The pure update of one variable, or of several that are treated alike and joined."""
-
-        def compute(position: int, parameter: Any, gradient: Any, own: list[Any], scalars: list[Any]) -> list[Any]:
-            step, rate, *factor = scalars
-            variable, index = variables[position], indices[position]
-            old = _widened(parameter)
-            clipped = _scaled(gradient, *factor) if factor else gradient
-            nested = self._slots.nested(index, own, old, step)
-            context = Context(step, rate, [clipped], [variable_path(variable)])
-            start = self._decayed([old], [variable], rate)
-            displacements, states = self._links.update([clipped], start, [nested], context)
-            new = self._constrained(start[0] + displacements[0], variable)
-            slots = self._slots.flat(index, states[0])
-            if len(own) == len(slots):
-                return [new, *slots]
-            average = self._blended(own[-1], new, step)
-            return [self._overwritten_by_average(new, average, step), *slots, average]
-
-        return compute
-
-    def _update_one_by_one(
-        self, gradients: list[Any], variables: list[Any], indices: list[int], step: Any, rate: Any
-    ) -> None:
-        old = [_wide(v) for v in variables]
-        start = self._decayed(old, variables, rate)
-        states = [self._slots.read(i, p, step) for i, p in zip(indices, old, strict=True)]
-        context = Context(step, rate, gradients, [variable_path(v) for v in variables])
-        displacements, new_states, pairs = self._displacements(gradients, start, states, variables, context)
-        new = [self._constrained(p + d, v) for p, d, v in zip(start, displacements, variables, strict=True)]
-        for index, nested in zip(indices, new_states, strict=True):
-            pairs += zip(self._slots.variables(index), self._slots.flat(index, nested), strict=True)
-        for i, index in enumerate(indices):
-            slot = self._averages[index] if self.use_ema else None
-            if slot is not None:
-                average = self._blended(backend.read(slot), new[i], step)
-                pairs.append((slot, average))
-                new[i] = self._overwritten_by_average(new[i], average, step)
-        for slot, value in pairs:
-            backend.write(slot, value)
-        for variable, value in zip(variables, new, strict=True):
-            backend.write(variable, value)
-
-    def _displacements(
-        self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
-    ) -> tuple[list[Any], list[State], list[Any]]:
-        """What to add to each parameter, the new states, and (variable, value) pairs for state outside of the slots."""
-        displacements, new = self._links.update(gradients, parameters, states, context)
-        return displacements, new, []
-
-    def _decayed(self, parameters: list[Any], variables: list[Any], rate: Any) -> list[Any]:
-        if not self.weight_decay or self.decays_inside:
-            return parameters
-        return [
-            p - p * (ops.cast(rate, p.dtype) * self.weight_decay) if self._decays(v) else p
-            for p, v in zip(parameters, variables, strict=True)
-        ]
-
-    def _decays(self, variable: Any) -> bool:
-        path = variable_path(variable)
-        return not any(re.search(pattern, path) for pattern in self._plan.decay_exclude)
-
-    @staticmethod
-    def _constrained(value: Any, variable: Any) -> Any:
-        constraint = getattr(variable, "constraint", None)
-        return constraint(value) if constraint else value
-
-    def _averaging(self) -> tuple[Any, ...]:
-        return (self.ema_momentum, self.ema_overwrite_frequency) if self.use_ema else ()
-
-    def _blended(self, average: Any, value: Any, step: Any) -> Any:
-        momentum = ops.where(step > 1, ops.cast(self.ema_momentum, value.dtype), ops.cast(0, value.dtype))
-        return momentum * average + (1 - momentum) * value
-
-    def _overwritten_by_average(self, value: Any, average: Any, step: Any) -> Any:
-        if not self.ema_overwrite_frequency:
-            return value
-        return ops.where(ops.equal(step % self.ema_overwrite_frequency, 0), average, value)
-
-    def _average_others(self, done: set[int], step: Any) -> None:
-        """The averages go on for variables without a gradient in this step, and for those that moved by rows."""
-        if not self.use_ema:
-            return
-        for index, (variable, slot) in enumerate(zip(backend.built_variables(self), self._averages, strict=True)):
-            if slot is not None and index not in done:
-                backend.write(slot, self._blended(backend.read(slot), _wide(variable), step))
 
     def written_variables(self, variables: list[Any]) -> list[Any]:
         """Every variable that a step may write."""
@@ -670,10 +438,10 @@ class TransformOptimizer(keras.optimizers.Optimizer):
 
         Call it before the train step is traced. Unwatched optimizers do not compute them.
         """
-        self._watch_every = checks.integer("every", every, at_least=1)
+        self._norms.watch(every)
         if self.built:
             with backend.eager_scope():
-                self._add_statistics()
+                self._norms.build(self.add_variable)
 
     def statistics(self) -> dict[str, float]:
         """The norms at the last watched update, over all variables together; empty if `watch` was not called.
@@ -681,34 +449,7 @@ class TransformOptimizer(keras.optimizers.Optimizer):
         `gradient_norm` is after the sum over replicas and before clipping, `clipped_gradient_norm` after clipping,
         `update_norm` that of the change written (decay included), `weight_norm` that of the variables before it.
         """
-        if not self._watch_every or not self.built:
-            return {}
-        values = {name: float(ops.convert_to_numpy(v)) for name, v in self._statistics.items()}
-        weight = values["weight_norm"]
-        return values | {"update_to_weight_ratio": values["update_norm"] / weight if weight > 0 else float("nan")}
-
-    def _add_statistics(self) -> None:
-        if self._watch_every and not hasattr(self, "_statistics"):
-            names = ["gradient_norm", "clipped_gradient_norm", "update_norm", "weight_norm"]
-            self._statistics = state.VariableDict(
-                {name: self.add_variable((), dtype="float32", name=name) for name in names}
-            )
-
-    def _measured(self, step: Any, gradients: list[Any], clip: Clip, variables: list[Any]) -> Callable[[], None]:
-        """Notes where the variables are, if this update is watched; what it returns measures how far they went."""
-        if not self._watch_every:
-            return lambda: None
-        due = ops.equal(step % self._watch_every, 0)
-        before = backend.values_if(due, variables)
-
-        def measure() -> None:
-            old = [_widened(value) for value in before()]
-            moved = [_wide(v) - value for v, value in zip(variables, old, strict=True)]
-            for name, tensors in [("gradient_norm", gradients), ("clipped_gradient_norm", clip.all()),
-                                  ("update_norm", moved), ("weight_norm", old)]:  # fmt: skip
-                backend.write(self._statistics[name], ops.sqrt(squared_norm(tensors)))
-
-        return lambda: backend.when(due, measure, None, list(self._statistics.values()))
+        return self._norms.values()
 
     # ------------------------------------------------------------------------------------------------------ saving
 
@@ -730,34 +471,3 @@ class TransformOptimizer(keras.optimizers.Optimizer):
     def inner_variables(self) -> list[Any]:
         """State that belongs to no single model variable; it is saved with the slots."""
         return self._guards.variables()
-
-
-def _late(slot: Slot, variable: Any) -> bool:
-    """Whether a copy of the variable must wait for the first update."""
-    return slot.initial == "copy" and not backend.has_value(variable)
-
-
-def _slot_name(variable: Any, name: str) -> str:
-    return f"{variable_path(variable)}_{name}".replace("/", "_")
-
-
-def _slot_dtype(variable: Any, slot: Slot) -> str:
-    return slot.dtype or wide_dtype(keras.backend.standardize_dtype(variable.dtype))
-
-
-def _first_value(variable: Any, slot: Slot, late: bool, shape: tuple[int, ...], dtype: Any) -> Any:
-    if slot.initial == "copy" and not late:
-        return ops.cast(ops.copy(backend.read(variable)), dtype)
-    return ops.full(shape, 0.0 if late else slot.initial, dtype)
-
-
-def _overwritten(variable: Any) -> bool:
-    return getattr(variable, "overwrite_with_gradient", False)
-
-
-def _wide(variable: Any) -> Any:
-    return _widened(backend.read(variable))
-
-
-def _widened(tensor: Any) -> Any:
-    return ops.cast(tensor, wide_dtype(tensor.dtype))

@@ -49,11 +49,16 @@ class VariableDict:
 
 
 class Slots:
-    """Variables by the model variable's index and the slot's location in the nested state that transforms see."""
+    """Variables by the model variable's index and the slot's location in the nested state that transforms see.
+
+    A common slot is one variable for all model variables that have a slot at its location.
+    """
 
     def __init__(self) -> None:
         self._by_index: dict[int, dict[Location, tuple[str, Any]]] = {}
         self._late: set[tuple[int, Location]] = set()
+        self._common: dict[Location, tuple[str, Any]] = {}
+        self._sharing: dict[int, list[Location]] = {}
 
     def add(self, index: int, location: Location, name: str, variable: Any, late: bool = False) -> None:
         """Keeps a slot; a `late` one holds no copy of the weights before the first update."""
@@ -61,43 +66,86 @@ class Slots:
         if late:
             self._late.add((index, location))
 
+    def add_common(self, index: int, location: Location, name: str, variable: Any) -> None:
+        """Keeps the first slot at a common location; names that occur twice get a number."""
+        count = sum(known.rpartition("_")[0] == name or known == name for known, _ in self._common.values())
+        self._common[location] = (f"{name}_{count}" if count else name, variable)
+        self._sharing.setdefault(index, []).append(location)
+
+    def share(self, index: int, location: Location) -> bool:
+        """Gives a model variable the common slot at a location; False if there is none yet."""
+        if location not in self._common:
+            return False
+        self._sharing.setdefault(index, []).append(location)
+        return True
+
     def variables(self, index: int) -> list[Any]:
-        """The slots of one model variable."""
+        """The slots of one model variable alone."""
         return [variable for _, variable in self._by_index.get(index, {}).values()]
 
     def layout(self, index: int) -> tuple[Any, ...]:
-        """Where those slots lie in the nested state, and which of them are late."""
-        return tuple((location, (index, location) in self._late) for location in self._by_index.get(index, {}))
+        """Where a model variable's slots lie in the nested state, which of them are late, and which it shares."""
+        own = tuple((location, (index, location) in self._late) for location in self._by_index.get(index, {}))
+        return own, tuple(self._sharing.get(index, []))
 
-    def nested(self, index: int, values: list[Any], parameter: Any, step: Any) -> dict[str, Any]:
-        """The values of a model variable's slots, in the order of `variables`, nested as declared."""
+    def nested(self, index: int, values: list[Any], common: list[Any], parameter: Any, step: Any) -> dict[str, Any]:
+        """The state of a model variable, nested as declared, from the values of `variables` and `read_common`."""
         nested: dict[str, Any] = {}
+        shared = dict(zip(self._common, common, strict=True))
         for location, value in zip(self._by_index.get(index, {}), values, strict=False):
-            inner = nested
-            for key in location[:-1]:
-                inner = inner.setdefault(key, {})
-            if (index, location) in self._late:
-                value = ops.where(step > 1, value, ops.cast(parameter, value.dtype))
-            inner[location[-1]] = value
+            late = (index, location) in self._late
+            _put(nested, location, ops.where(step > 1, value, ops.cast(parameter, value.dtype)) if late else value)
+        for location in self._sharing.get(index, []):
+            _put(nested, location, ops.cast(shared[location], parameter.dtype))
         return nested
 
     def read(self, index: int, parameter: Any, step: Any) -> dict[str, Any]:
         """The state of one model variable as tensors, nested as its transform declared it."""
-        return self.nested(index, [backend.read(v) for v in self.variables(index)], parameter, step)
+        own = [backend.read(v) for v in self.variables(index)]
+        return self.nested(index, own, self.read_common(), parameter, step)
+
+    def read_common(self) -> list[Any]:
+        """The values of all common slots."""
+        return [backend.read(variable) for _, variable in self._common.values()]
+
+    def write_common(self, found: list[tuple[int, list[Any]]]) -> None:
+        """Writes each common slot once, from (index, `flat_common` of it) pairs; all that share it found the same."""
+        new: dict[Location, Any] = {}
+        for index, values in found:
+            for location, value in zip(self._sharing.get(index, []), values, strict=True):
+                # Computed for a narrower variable, it would lose digits.
+                if location not in new or value.dtype == self._common[location][1].dtype:
+                    new[location] = value
+        for location, value in new.items():
+            backend.write(self._common[location][1], value)
 
     def flat(self, index: int, nested: dict[str, Any]) -> list[Any]:
         """The values in the nested state that a transform returned, in the order of `variables`."""
-        values = []
-        for location in self._by_index.get(index, {}):
-            value: Any = nested
-            for key in location:
-                value = value[key]
-            values.append(value)
-        return values
+        return [_at(nested, location) for location in self._by_index.get(index, {})]
+
+    def flat_common(self, index: int, nested: dict[str, Any]) -> list[Any]:
+        """The values of the common slots in the nested state that a transform returned."""
+        return [_at(nested, location) for location in self._sharing.get(index, [])]
+
+    def named_common(self) -> Iterator[tuple[str, Any]]:
+        """(name, variable) of the common slots."""
+        yield from self._common.values()
 
     def named(self, index: int) -> Iterator[tuple[str, Any]]:
         """(slot name, variable) of one model variable."""
         yield from self._by_index.get(index, {}).values()
+
+
+def _put(nested: dict[str, Any], location: Location, value: Any) -> None:
+    for key in location[:-1]:
+        nested = nested.setdefault(key, {})
+    nested[location[-1]] = value
+
+
+def _at(nested: Any, location: Location) -> Any:
+    for key in location:
+        nested = nested[key]
+    return nested
 
 
 def flatten_slots(declared: dict[str, Any]) -> list[tuple[Location, str, Slot]]:
@@ -138,6 +186,8 @@ def named_variables(optimizer: Any) -> Iterator[tuple[str, Any]]:
     for index, variable in enumerate(backend.built_variables(optimizer)):
         for name, slot in _slots_of(optimizer, index, part_full):
             yield f"{index}.{name}.{variable_path(variable).replace('/', '.')}", slot
+    for name, variable in optimizer._slots.named_common():
+        yield f"common.{name}", variable
     for position, variable in enumerate(optimizer.inner_variables()):
         yield f"inner.{position}.{variable.path.replace('/', '.')}", variable
 
@@ -267,6 +317,8 @@ def _describe(key: str) -> str:
     if not rest:
         return f"`{key}`"
     slot, _, path = rest.partition(".")
+    if index == "common":
+        return f"slot `{slot}` of all variables"
     if index == "inner":
         return f"variable {slot} of the optimizer as a whole (`{path.replace('.', '/')}`)"
     return f"slot `{slot}` of variable {index} (`{path.replace('.', '/')}`)"

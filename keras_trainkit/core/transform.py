@@ -22,11 +22,14 @@ class Slot:
         shape: a list of ints; None for the variable's own shape.
         dtype: None for the variable's own, widened to float32 where that is a half precision (an average that decays
             by 0.999 cannot move in bfloat16).
+        common: one scalar for all variables that the transform handles, because it follows from the step and the
+            learning rate alone; it moves on with every update of any of them.
     """
 
     initial: float | str = 0.0
     shape: list[int] | None = None
     dtype: str | None = None
+    common: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,11 @@ class ScheduleFree(Transform):
     def slots(self, variable: Any) -> dict[str, Any]:
         dtype = keras.backend.standardize_dtype(variable.dtype)
         narrow = {"y": "copy"} if wide_dtype(dtype) != dtype else {}
-        return {"z": "copy", **narrow, **{name: Slot(0.0, shape=[]) for name in ("peak", "weight", "mass")}}
+        return {
+            "z": "copy",
+            **narrow,
+            **{name: Slot(0.0, shape=[], common=True) for name in ("peak", "weight", "mass")},
+        }
 
     def rate(self, context: LeafContext) -> Tensor:
         """The learning rate of this update."""

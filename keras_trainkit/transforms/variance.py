@@ -102,7 +102,7 @@ class ScaleByNAdam(Transform):
         checks.number("momentum_decay", self.momentum_decay, at_least=0)
 
     def slots(self, variable: Any) -> dict[str, Any]:
-        return {"momentum": 0.0, "velocity": 0.0, "product": Slot(1.0, shape=[])}
+        return {"momentum": 0.0, "velocity": 0.0, "product": Slot(1.0, shape=[], common=True)}
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         now, then = self._momentum(context.step), self._momentum(context.step + 1)

@@ -24,6 +24,8 @@ CASES = {
     "watched": lambda: _watched(optimizers.RMSprop(0.1, centered=True)),
     "guarded": lambda: optimizers.Adam(0.1, before=[transforms.SkipNonfinite()]),
     "muon": lambda: optimizers.Muon(0.1),
+    "schedule-free": lambda: optimizers.ScheduleFreeAdamW(0.1),
+    "nadam": lambda: optimizers.NAdam(0.1),
 }
 
 

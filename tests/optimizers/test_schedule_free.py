@@ -90,7 +90,7 @@ def test_x_is_the_weighted_average_of_z(kind, options):
     total, weights = np.zeros_like(initial), 0.0
     for t, gradient in enumerate(gradients, 1):
         step(gradient)
-        slots = dict(optimizer._slots.named(0))
+        slots = dict([*optimizer._slots.named(0), *optimizer._slots.named_common()])
         z, peak = ops.convert_to_numpy(slots["z"]), float(ops.convert_to_numpy(slots["peak"]))
         weight = t ** options.get("r", 0.0) * peak ** options.get("weight_lr_power", 2.0)
         total, weights = total + weight * z, weights + weight
@@ -106,7 +106,7 @@ def test_the_largest_rate_counts():
     def weights(rate):
         optimizer = optimizers.ScheduleFreeSGD(rate)
         Stepper(optimizer, [initial]).run(gradients)
-        slots = dict(optimizer._slots.named(0))
+        slots = dict(optimizer._slots.named_common())
         return [float(ops.convert_to_numpy(slots[name])) for name in ("peak", "mass")]
 
     assert weights(keras.optimizers.schedules.PolynomialDecay(0.5, 10, 0.1)) == [0.5, 10.0]
