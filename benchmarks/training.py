@@ -2,11 +2,13 @@
 
     python benchmarks/training.py --data-folder DIR                       # everything: hours; go on at any time
     python benchmarks/training.py --problems digits --optimizers keras_adamw adan lion
+    python benchmarks/training.py --times --data-folder DIR               # the time of a step, in turn
     python benchmarks/training.py --table                                 # the table of what is there, in Markdown
 
 Each finished run is a line of benchmarks/results/training.jsonl, and is not made again: interrupt it, and call it again
 to go on. Each optimizer has the same `--budget` of learning rates on each problem (training_table.next_power is the
-rule), tuned with a seed of its own; then come the `--seeds`, the optimizers in turn. The folder holds
+rule), tuned with a seed of its own; then come the `--seeds`, the optimizers in turn. Losses do not depend on what else
+the machine does, times do: `--times` measures them apart, into training_times.jsonl. The folder holds
 california_housing.csv.gz, imdb_text_10k.jsonl.gz and tinyshakespeare.txt; problems whose file is missing are left out.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import statistics
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -89,6 +92,15 @@ class Bench:
             merits[power] = training_table.merit(run, target)
         return training_table.rate(default, min(merits, key=lambda power: merits[power]))
 
+    def time(self, problem: str, names: list[str], path: Path) -> None:
+        """Measures the time of a step of each optimizer, and writes a line."""
+        job = self._pool.submit(training_problems.step_times, problem, names, self.folder)
+        record = {"problem": problem, "step_ms": job.result(), **in_turn.circumstances(["keras", "tensorflow"])}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        medians = {name: f"{statistics.median(values):.2f}" for name, values in record["step_ms"].items()}
+        print(f"{problem}: ms a step: {', '.join(f'{name} {value}' for name, value in medians.items())}", flush=True)
+
     def compare(self, problem: str, names: list[str], seeds: int, budget: int) -> list[str]:
         """Tunes each optimizer and runs its seeds, all in turn. Returns those that failed."""
         rates: dict[str, float] = {}
@@ -128,6 +140,25 @@ def current(records: Records, steps: int | None) -> Iterator[dict[str, Any]]:
                 yield run
 
 
+def times_file(path: Path) -> Path:
+    """Where the times of a step lie that go with a file of runs."""
+    return path.with_name(f"{path.stem}_times.jsonl")
+
+
+def page(
+    path: Path, problems: list[str] | None = None, names: list[str] | None = None, steps: int | None = None
+) -> str:
+    """The tables of the runs in a file, in Markdown."""
+    wanted = names or training_problems.names()
+    known = {
+        name: {"title": problem.title, "target": problem.target, "steps": steps or problem.steps}
+        for name, problem in training_problems.PROBLEMS.items()
+        if problems is None or name in problems
+    }
+    runs = [run for run in current(Records(path), steps) if run["optimizer"] in wanted]
+    return training_table.table(runs, known, training_table.read_times(times_file(path)))
+
+
 def main() -> None:
     """Runs what is missing, or makes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,21 +170,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a run, instead of the problem's own: to try the benchmark out")
     parser.add_argument("--data-folder", type=Path)
     parser.add_argument("--file", type=Path, default=in_turn.RESULTS / "training.jsonl")
+    parser.add_argument("--times", action="store_true", help="measure the time of a step, and train no further")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table")
     arguments = parser.parse_args()
-    records = Records(arguments.file)
+    records, times = Records(arguments.file), times_file(arguments.file)
     if arguments.table:
-        problems = {
-            name: {
-                "title": known[name].title,
-                "target": known[name].target,
-                "steps": arguments.steps or known[name].steps,
-            }
-            for name in arguments.problems
-        }
-        wanted = arguments.optimizers or training_problems.names()
-        runs = [run for run in current(records, arguments.steps) if run["optimizer"] in wanted]
-        print(training_table.table(runs, problems), end="")
+        print(page(arguments.file, arguments.problems, arguments.optimizers, arguments.steps), end="")
         return
     bench = Bench(records, arguments.data_folder and arguments.data_folder.resolve(), arguments.steps)
     failed: list[str] = []
@@ -164,6 +186,9 @@ def main() -> None:
                 print(f"{problem} is left out: {file} is not in the folder of the data", flush=True)
                 continue
             names = arguments.optimizers or training_problems.names()
+            if arguments.times:
+                bench.time(problem, names, times)
+                continue
             failed += bench.compare(problem, names, arguments.seeds, arguments.budget)
     finally:
         bench.close()

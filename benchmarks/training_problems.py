@@ -273,6 +273,44 @@ def run(
     }
 
 
+def step_times(
+    problem: str, names: list[str], folder: Path | None, rounds: int = 15, steps: int = 45
+) -> dict[str, list[float]]:
+    """Milliseconds of a step of `fit` by optimizer: in each round every optimizer trains its own model, in turn."""
+    known = PROBLEMS[problem]
+    x, y, _, _ = _data(problem, folder)
+    x, y = x[: steps * known.batch], y[: steps * known.batch]
+    models, clock = {}, Clock()
+    for name in names:
+        models[name] = known.build()
+        models[name].compile(make(name, default_rate(name), known.steps), known.loss)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name, model in models.items():
+            model.fit(x, y, batch_size=known.batch, shuffle=False, verbose=0, callbacks=[clock])
+            if turn:  # the first compiles
+                times[name].append(round(clock.step_ms, 3))
+    return times
+
+
+class Clock(keras.callbacks.Callback):
+    """The mean time of a step, without the first ones of a `fit`."""
+
+    SKIPPED = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step_ms = 0.0
+        self._began = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        if batch == self.SKIPPED - 1:
+            self._began = now
+        elif batch >= self.SKIPPED:
+            self.step_ms = 1e3 * (now - self._began) / (batch + 1 - self.SKIPPED)
+
+
 class Watch(keras.callbacks.Callback):
     """Evaluates after given steps, on the weights that the optimizer means to be used, with its clock stopped."""
 

@@ -33,6 +33,16 @@ def read(path: Path) -> list[Run]:
     return runs
 
 
+def read_times(path: Path) -> dict[tuple[str, str], list[float]]:
+    """Milliseconds of a step by problem and optimizer, of the last time that they were measured in turn."""
+    times: dict[tuple[str, str], list[float]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            times |= {(record["problem"], name): values for name, values in record["step_ms"].items()}
+    return times
+
+
 def identity(run: Run) -> str:
     """What no two runs have in common; a run of another setting is another run."""
     return json.dumps([run[key] for key in ("problem", "optimizer", "rate", "seed", "settings")], sort_keys=True)
@@ -84,8 +94,11 @@ def tried(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run["seed"] == TUNING_SEED]
 
 
-def summary(runs: list[Run], target: float) -> dict[str, Any]:
-    """One optimizer on one problem: its runs at the rate that was chosen, and how the rate was found."""
+def summary(runs: list[Run], target: float, step_ms: list[float] | None = None) -> dict[str, Any]:
+    """One optimizer on one problem: its runs at the rate that was chosen, and how the rate was found.
+
+    `step_ms` are times of a step that were measured in turn with the others'; without them the runs' own count.
+    """
     tuning = tried(runs)
     chosen = min(tuning, key=lambda run: merit(run, target))["rate"]
     reported = [run for run in runs if run["seed"] != TUNING_SEED and run["rate"] == chosen]
@@ -96,7 +109,10 @@ def summary(runs: list[Run], target: float) -> dict[str, Any]:
         "rates_tried": len(rates),
         "at_edge": len(rates) > 1 and chosen in (rates[0], rates[-1]),
         "steps": steps,
-        "seconds": [n * run["step_ms"] / 1e3 for n, run in zip(steps, reported, strict=True)],
+        "seconds": [
+            n * (statistics.median(step_ms) if step_ms else run["step_ms"]) / 1e3
+            for n, run in zip(steps, reported, strict=True)
+        ],
         "loss": [lowest(run) for run in reported],
     }
 
@@ -108,7 +124,9 @@ def compare(ours: list[float], theirs: list[float]) -> str:
     return word if math.isinf(a) or math.isinf(b) else f"{a / b:.2f} {word}"
 
 
-def table(runs: list[Run], problems: dict[str, dict[str, Any]]) -> str:
+def table(
+    runs: list[Run], problems: dict[str, dict[str, Any]], times: dict[tuple[str, str], list[float]] | None = None
+) -> str:
     """Markdown: how it was measured, a table over all problems, and one for each.
 
     An optimizer appears in a problem when its rate is chosen and a reported seed has run with it.
@@ -116,12 +134,15 @@ def table(runs: list[Run], problems: dict[str, dict[str, Any]]) -> str:
     Args:
         runs: of one setting for each optimizer and problem.
         problems: for each name its `title`, `target` and `steps`.
+        times: of a step, as `read_times` gives them.
     """
+    times = times or {}
     found = {
         problem: {
             name: whole
             for name in dict.fromkeys(run["optimizer"] for run in runs if run["problem"] == problem)
-            if (whole := _summary_if_complete(runs, problem, name, known["target"])) is not None
+            if (whole := _summary_if_complete(runs, problem, name, known["target"], times.get((problem, name))))
+            is not None
         }
         for problem, known in problems.items()
     }
@@ -131,11 +152,13 @@ def table(runs: list[Run], problems: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _summary_if_complete(runs: list[Run], problem: str, name: str, target: float) -> dict[str, Any] | None:
+def _summary_if_complete(
+    runs: list[Run], problem: str, name: str, target: float, step_ms: list[float] | None
+) -> dict[str, Any] | None:
     mine = [run for run in runs if run["problem"] == problem and run["optimizer"] == name]
     if not tried(mine):
         return None
-    whole = summary(mine, target)
+    whole = summary(mine, target, step_ms)
     return whole if whole["steps"] else None
 
 
@@ -156,7 +179,7 @@ def _method(found: dict[str, dict[str, Any]]) -> str:
         f"defaults, but for what is listed below. Then {_several(seeds)} seeds with that rate; the number is their "
         "median, in brackets the lowest and the highest. A † says that the best rate was the highest or lowest tried: "
         "a larger budget might do better. Steps are counted to the first evaluation at or below the target, seconds "
-        "are steps times the median time of a step, without compiling and evaluating.\n\n"
+        "are steps times the median time of a step, which was measured in turn, without compiling and evaluating.\n\n"
         f"`less` and `more` stand where Wilcoxon's rank-sum test, two-sided and exact, gives p <= {SURE}; `noise` "
         f"where it does not. Steps were compared {comparisons} times, and seconds as often: by chance alone about "
         f"{SURE * comparisons:.0f} of each would not be called noise."

@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import benchmark_tables
 import coverage_check
 import optimizer_table
 from docutils.statemachine import StringList
@@ -67,8 +68,23 @@ class OptimizerTable(SphinxDirective):
         return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
 
 
+class BenchmarkTable(SphinxDirective):
+    """Measured figures, from the files in benchmarks/results/; its argument is the name of the table."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        try:
+            lines = benchmark_tables.markdown(self.arguments[0])
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
+
+
 def setup(app):
     """Warns, and so fails the build under -W, for each public name that no reference page lists."""
     app.add_directive("optimizer-table", OptimizerTable)
+    app.add_directive("benchmark-table", BenchmarkTable)
     app.connect("builder-inited", coverage_check.warn_about_missing)
     app.connect("autodoc-process-signature", real_signature)

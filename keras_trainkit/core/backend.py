@@ -161,15 +161,22 @@ def write_rows(variable: Any, rows: Any, new: Any) -> None:
 
 
 def write_range(variable: Any, start: int, new: Any) -> None:
-    """Assigns the elements from `start` on of a variable of one dimension, in place."""
-    local_copy(variable)[start : start + new.shape[0]].assign(new)
+    """Assigns the elements from `start` on of a variable of one dimension, in place; inside a replica, to its copy."""
+    if _copied(variable) and not _on_replica():
+        variable.assign(ops.slice_update(read(variable), [start], new))
+    else:
+        local_copy(variable)[start : start + new.shape[0]].assign(new)
 
 
 def pools_slots(optimizer: Any) -> bool:
-    """Whether slots of small variables may lie in one: on TensorFlow, where no strategy keeps copies of variables."""
+    """Whether slots of small variables may lie in one: on TensorFlow, where updates are compiled.
+
+    Not the averages that Keras's callbacks know, under a strategy that must find each of them a variable of its own.
+    """
     if not ON_TENSORFLOW or _records_writes() or not tf.test.is_built_with_xla():
         return False
-    return isinstance(optimizer._distribution_strategy, _LOCAL_STRATEGIES[0])
+    strategy = optimizer._distribution_strategy
+    return isinstance(strategy, _LOCAL_STRATEGIES[0] if optimizer.use_ema else _LOCAL_STRATEGIES)
 
 
 def cast_gradient(gradient: Any, dtype: str) -> Any:
@@ -235,11 +242,8 @@ def when(
 
 
 def compiles_updates() -> bool:
-    """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway.
-
-    Not on several replicas: a process with two logical CPUs crashed once, which is not explained yet.
-    """
-    return writes_in_place() and tf.test.is_built_with_xla() and tf.distribute.get_strategy().num_replicas_in_sync == 1
+    """Whether parts of the update may be given to XLA: on TensorFlow, unless it compiles the whole function anyway."""
+    return writes_in_place() and tf.test.is_built_with_xla()
 
 
 def writes_in_place() -> bool:
@@ -259,9 +263,18 @@ def compiled(function: Callable) -> Callable:
 def local_copy(variable: Any) -> Any:
     """The backend's own variable; inside a replica, that replica's copy."""
     native = _native(variable)
-    if hasattr(native, "_get_on_device_or_primary"):
-        return native._get_on_device_or_primary()
-    return native
+    return native._get_on_device_or_primary() if _copied(variable) else native
+
+
+def _copied(variable: Any) -> bool:
+    """Whether a strategy keeps a copy of the variable for each replica."""
+    return hasattr(_native(variable), "_get_on_device_or_primary")
+
+
+def _on_replica() -> bool:
+    """Whether this runs inside of a replica of a strategy, and not just outside of all."""
+    default = isinstance(tf.distribute.get_strategy(), _LOCAL_STRATEGIES[0])
+    return tf.distribute.get_replica_context() is not None and not default
 
 
 def split(value: Any, sizes: list[int]) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, register_transform
 from keras_trainkit.transforms.moments import blend
 
@@ -60,7 +61,8 @@ class ScaleByFactoredRms(Transform):
         axes = self.axes([int(size) for size in parameter.shape])
         if axes is None:
             velocity = blend(decay, state["velocity"], square + self.epsilon)
-            return update * inverse_root(velocity), {"velocity": velocity}
+            # Where all gradients were zero so is this one; elsewhere the smallest normal number changes nothing.
+            return update * ops.rsqrt(ops.maximum(velocity, 1e-37)), {"velocity": velocity}
         row_axis, column_axis = axes
         row = blend(decay, state["row"], ops.mean(square, axis=column_axis) + self.epsilon)
         column = blend(decay, state["column"], ops.mean(square, axis=row_axis) + self.epsilon)
@@ -144,7 +146,7 @@ def inverse_root(x: Tensor) -> Tensor:
 
 def root_mean_square(x: Tensor) -> Tensor:
     """The root of the mean square over all elements, a scalar."""
-    return ops.sqrt(ops.mean(ops.square(x)))
+    return ops.sqrt(backend.sum_of_squares(x) / max(1, math.prod(x.shape)))
 
 
 def _without(shape: list[int], axis: int) -> list[int]:

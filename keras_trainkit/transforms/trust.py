@@ -24,11 +24,9 @@ class ScaleByTrustRatio(Transform):
     scope = "variable"
 
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        weight, step = _norm(parameter, update), _norm(update, update)
-        known = ops.logical_and(weight > 0, step > 0)
-        return update * ops.where(
-            known, weight / ops.where(known, step, ops.ones_like(step)), ops.ones_like(step)
-        ), state
+        weight, step = squared_norm([parameter]), squared_norm([update])
+        ratio = ops.sqrt(ops.divide_no_nan(weight, step))
+        return update * ops.cast(ops.where(ratio > 0, ratio, ops.ones_like(ratio)), update.dtype), state
 
 
 @register_transform

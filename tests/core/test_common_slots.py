@@ -18,7 +18,7 @@ def products(optimizer):
     return {name: float(ops.convert_to_numpy(v)) for name, v in optimizer._slots.named_common()}
 
 
-def scheduled(beta_1, momentum_decay=4e-3, steps=len(GRADIENTS)):
+def scheduled(beta_1, momentum_decay=4e-3, steps=4):
     return np.prod([beta_1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)) for t in range(1, steps + 1)])
 
 

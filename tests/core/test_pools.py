@@ -263,3 +263,40 @@ def test_copies_of_weights_fill_a_pool():
         slow = dict(one.optimizer._slots.named(index))["slow"]
         np.testing.assert_array_equal(slow.numpy(), value)
     assert Slot("copy") != Slot(0.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "accumulating", "lookahead", "schedule-free", "adamw averaged"])
+def test_pools_on_two_replicas(name, two_replicas, apart):
+    import tensorflow as tf
+
+    start = initial()
+    other = apart(CASES[name], start)
+    with two_replicas.scope():
+        one = together(CASES[name], start)
+    assert bool(pooled(one.optimizer)) == (name != "adamw averaged")
+    step = tf.function(lambda g: one.optimizer.apply([x / 2 for x in g], one.variables))
+
+    def run(count):
+        for _ in range(count):
+            gradients = [tf.constant(RNG.normal(size=shape), "float32") for shape in SHAPES]
+            two_replicas.run(step, args=(gradients,))
+            other.optimizer.apply(gradients, other.variables)
+
+    def compare():
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        alike(slots(one.optimizer), slots(other.optimizer), rtol=1e-4, atol=1e-6)
+        for variable in one.optimizer.variables:
+            first, second = two_replicas.experimental_local_results(variable.value)
+            np.testing.assert_array_equal(first.numpy(), second.numpy(), err_msg=variable.path)
+
+    run(4)
+    compare()
+    # What a file brings arrives in both copies.
+    store = _store(other.optimizer)
+    doubled = {key: 2 * np.asarray(a) if "." in key else a for key, a in store.items()}
+    for stepper in (one, other):
+        stepper.optimizer.load_own_variables(doubled)
+    compare()
+    run(2)
+    compare()

@@ -1,0 +1,126 @@
+"""Tables of what benchmarks/ measured, made from the files in benchmarks/results/: the directive `benchmark-table`.
+
+`conf.py` makes a directive of `markdown`. A file that is missing is an error: no page speaks of what nobody ran.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PEERS = {"keras": "Keras", "tensorflow fused": "TensorFlow's kernel", "optax": "optax", "torch fused": "torch fused"}
+
+
+def markdown(name: str) -> list[str]:
+    """The lines of the table (or tables) called `name`, with the circumstances of the measurement.
+
+    Raises:
+        ValueError: for a name that is no table, or whose file is missing.
+    """
+    if name not in TABLES:
+        raise ValueError(f"{name!r} is no table; there are {', '.join(TABLES)}")
+    kind, _, argument = name.partition(" ")
+    path = BENCHMARKS / "results" / FILES[kind]
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run the benchmark first")
+    return TABLES[name](path, argument)
+
+
+def circumstances(figures: dict[str, Any]) -> str:
+    """A sentence of date, machine and versions."""
+    machine, versions = figures["machine"], figures["versions"]
+    packages = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return f"{figures['date']}, {machine['processor']}, {machine['cores']} cores, {machine['system']}; {packages}."
+
+
+def grid(rows: list[list[str]]) -> list[str]:
+    """Markdown of a table whose first row is its head."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _spread(figure: dict[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['median']:g} [{figure['quartile_1']:g}, {figure['quartile_3']:g}]"
+
+
+def _update_step(path: Path, kind: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    cases = {key.partition(" ")[2]: value for key, value in figures["cases"].items() if key.startswith(f"{kind} ")}
+    peers = [peer for peer in PEERS if any(peer in case["ours_to"] for case in cases.values())]
+    head = ["optimizer", "ms", *(f"over {PEERS[peer]}" for peer in peers), "over the floor", "first call, s (Keras)"]
+    rows = [head]
+    for name, case in cases.items():
+        first = case["first_call_seconds"]
+        row = [f"`{name}`", _spread(case["milliseconds"]["ours"])]
+        row += [_spread(case["ours_to"].get(peer)) for peer in peers]
+        rows.append([*row, _spread(case["ours_to"]["floor"]), f"{first['ours']:g} ({first['keras']:g})"])
+    sizes = next(iter(cases.values()))
+    total = f"{sizes['variables']} variables, {sizes['parameters'] / 1e6:.1f} million parameters"
+    replicas = f", {figures['replicas']} replicas" if figures["replicas"] > 1 else ""
+    return [*grid(rows), "", f"{total}{replicas}; {figures['rounds']} rounds. {circumstances(figures)}"]
+
+
+def _fit(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["model", "variables", "ms a step", "over Keras", "Keras over itself", "verdict"]]
+    for name, model in figures["models"].items():
+        rows.append(
+            [
+                name,
+                f"{model['variables']}",
+                _spread(model["milliseconds_a_step"]["ours"]),
+                _spread(model["ours_to_keras"]),
+                _spread(model["keras_to_itself"]),
+                model["verdict"],
+            ]
+        )
+    return [
+        *grid(rows),
+        "",
+        f"{figures['rounds']} rounds of {figures['steps_in_a_call']} steps. {circumstances(figures)}",
+    ]
+
+
+def _embedding(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    meaning = {"update": "the update alone", "fit": "`fit`", "fit_gathered": "`fit`, a layer that gathers rows"}
+    rows = [["step", "rows of the table", "rows touched", "LazyAdam, ms", "over our Adam", "over Keras's Adam"]]
+    for kind, words in meaning.items():
+        for table in figures[kind]["tables"]:
+            ratios = table["LazyAdam_to"]
+            row = [words, f"{table['rows']:,}", f"{table['touched']:,}", _spread(table["milliseconds"]["LazyAdam"])]
+            rows.append([*row, _spread(ratios["Adam"]), _spread(ratios["Keras's Adam"])])
+    return [*grid(rows), "", f"Rows of {figures['width']}; {figures['rounds']} rounds. {circumstances(figures)}"]
+
+
+def _training(path: Path, _: str) -> list[str]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import training
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    # Headings cannot stand inside of a directive.
+    return [re.sub(r"^### (.*)$", r"**\1**", line) for line in training.page(path).splitlines()]
+
+
+FILES = {
+    "update-step": "update_step.json",
+    "update-step-replicas": "update_step_replicas_2.json",
+    "fit": "fit.json",
+    "embedding": "embedding.json",
+    "training": "training.jsonl",
+}
+TABLES: dict[str, Callable[[Path, str], list[str]]] = {
+    "update-step transformer": _update_step,
+    "update-step small": _update_step,
+    "update-step-replicas transformer": _update_step,
+    "update-step-replicas small": _update_step,
+    "fit": _fit,
+    "embedding": _embedding,
+    "training": _training,
+}
