@@ -300,3 +300,19 @@ def test_pools_on_two_replicas(name, two_replicas, apart):
     compare()
     run(2)
     compare()
+
+
+def test_copies_wait_for_weights_that_the_first_step_makes():
+    results = []
+    for patched in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Dense(3, "tanh") for _ in range(3)])
+        optimizer = optimizers.SGD(0.5, momentum=0.5, **LOOKAHEAD)
+        model.compile(optimizer, "mse")
+        fewest, pools.FEWEST = pools.FEWEST, 10**9 if patched else pools.FEWEST
+        model.fit(np.eye(3), np.eye(3), batch_size=1, epochs=3, shuffle=False, verbose=0)
+        pools.FEWEST = fewest
+        assert bool(pooled(optimizer)) != patched
+        results.append(model.get_weights())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
