@@ -45,7 +45,7 @@ def grid(rows: list[list[str]]) -> list[str]:
 
 
 def _spread(figure: dict[str, float] | None) -> str:
-    return "" if figure is None else f"{figure['median']:g} [{figure['quartile_1']:g}, {figure['quartile_3']:g}]"
+    return "" if figure is None else f"{figure['median']:.3g} [{figure['quartile_1']:.3g}, {figure['quartile_3']:.3g}]"
 
 
 def _update_step(path: Path, kind: str) -> list[str]:

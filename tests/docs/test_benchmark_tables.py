@@ -44,7 +44,7 @@ def test_figures_are_those_of_the_file(tables):
     path = ROOT / "benchmarks" / "results" / "update_step.json"
     figures = json.loads(path.read_text("utf-8"))
     (row,) = [line for line in tables.markdown("update-step transformer") if line.startswith("| `adam` ")]
-    assert f"{figures['cases']['transformer adam']['ours_to']['keras']['median']:g} [" in row
+    assert f"{figures['cases']['transformer adam']['ours_to']['keras']['median']:.3g} [" in row
     assert figures["date"] in "\n".join(tables.markdown("update-step transformer"))
 
 
