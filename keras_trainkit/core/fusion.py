@@ -7,8 +7,8 @@ kernels. A transform that says in its `scope` how far an element's update reache
   variable lies.
 - `"element"`: small variables are laid end to end, and their slots lie so already (`core.pools`).
 
-Whatever has no scope is computed op by op by `TransformOptimizer`, and so is everything on JAX, on several replicas,
-and inside a function that XLA compiles as a whole; the results are the same to rounding.
+Whatever has no scope is computed op by op by `TransformOptimizer`, and so is everything on JAX, and inside a function
+that XLA compiles as a whole; the results are the same to rounding. On several replicas each runs its own programs.
 """
 
 from __future__ import annotations
