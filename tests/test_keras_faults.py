@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit import optimizers, precision
+from keras_trainkit import optimizers, precision, training
 from keras_trainkit.testing import reference
 from keras_trainkit.testing.contracts import fit, small_model
 
@@ -143,10 +143,84 @@ def test_overflow_on_the_second_replica_reaches_the_weights(two_replicas):
     )
     assert not np.isfinite(theirs[0]).all()
     assert float(scaled.dynamic_scale.numpy()) == 2.0**15
-    for inner in (optimizers.SGD(0.1), keras.optimizers.SGD(0.1)):
-        ours, scaled = on_replicas(two_replicas, lambda i=inner: precision.LossScaleOptimizer(i), gradients)
+    for module in (optimizers, keras.optimizers):
+        ours, scaled = on_replicas(two_replicas, lambda m=module: precision.LossScaleOptimizer(m.SGD(0.1)), gradients)
         assert (np.array(ours) == 0).all()
         assert float(scaled.dynamic_scale.numpy()) == 2.0**14
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize("poison", [np.inf, np.nan])
+def test_keras_wrapper_around_our_optimizer_lets_no_overflow_through(two_replicas, options, poison):
+    gradients = [[1.0, 1.0], [poison, 1.0]]
+    wrapper = keras.optimizers.LossScaleOptimizer
+    theirs, _ = on_replicas(two_replicas, lambda: wrapper(keras.optimizers.Adam(0.1)), gradients)
+    assert not np.isfinite(theirs[0]).all()
+    ours, scaled = on_replicas(two_replicas, lambda: wrapper(optimizers.Adam(0.1, **options)), gradients, steps=3)
+    assert (np.array(ours) == 0).all()
+    assert int(scaled.iterations.numpy()) == 0
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(scaled))
+    ours, _ = on_replicas(two_replicas, lambda: type(again).from_config(again.get_config()), gradients)
+    assert (np.array(ours) == 0).all()
+
+
+def test_keras_wrapper_around_our_optimizer_has_nothing_to_divide_by():
+    def after_a_bad_stretch(module):
+        variable = keras.Variable(np.zeros(1, "float32"))
+        optimizer = keras.optimizers.LossScaleOptimizer(module.SGD(0.1))
+        optimizer.build([variable])
+        for _ in range(170):
+            optimizer.apply([ops.full((1,), np.inf)], [variable])
+        optimizer.apply([ops.zeros(1)], [variable])
+        return float(ops.convert_to_numpy(variable)[0])
+
+    assert np.isnan(after_a_bad_stretch(keras.optimizers))
+    assert after_a_bad_stretch(optimizers) == 0
+
+
+@pytest.mark.slow
+def test_fast_growth_finishes_on_two_replicas_for_all_of_twenty_seeds(two_replicas):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 5)).astype("float32")
+    y = np.tanh(x @ rng.normal(size=(5, 3))).astype("float32")
+
+    def finite(make, seeds):
+        with two_replicas.scope():
+            model = small_model(make(), dtype="mixed_float16")
+            model.optimizer.build(model.trainable_variables)
+        start = model.get_weights(), [v.numpy() for v in model.optimizer.variables]
+        finished = 0
+        for seed in range(seeds):
+            order = np.random.default_rng(seed).permutation(len(x))
+            model.set_weights(start[0])
+            for variable, value in zip(model.optimizer.variables, start[1], strict=True):
+                variable.assign(value)
+            model.fit(x[order], y[order], batch_size=16, epochs=2, shuffle=False, verbose=0)
+            finished += all(np.isfinite(w).all() for w in model.get_weights())
+        return finished
+
+    options = {"initial_scale": 2.0**15, "dynamic_growth_steps": 2}
+    theirs = finite(lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), **options), 3)
+    assert theirs < 3
+    assert finite(lambda: precision.LossScaleOptimizer(optimizers.Adam(0.01), **options), 20) == 20
+    assert finite(lambda: keras.optimizers.LossScaleOptimizer(optimizers.Adam(0.01), **options), 3) == 3
+
+
+def test_uneven_replicas_count_by_their_samples(two_replicas):
+    def train(module, x, y, weigh=False):
+        model = small_model(module.SGD(0.1))
+        model = training.weigh_samples(model) if weigh else model
+        model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(7, 5)).astype("float32"), rng.normal(size=(7, 3)).astype("float32")
+    alone = train(keras.optimizers, x, y)
+    with two_replicas.scope():
+        theirs, ours = train(keras.optimizers, x, y), train(optimizers, x, y, weigh=True)
+    assert max(np.abs(a - b).max() for a, b in zip(theirs, alone, strict=True)) > 1e-3
+    for a, b in zip(ours, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 def test_loss_scale_has_no_floor():

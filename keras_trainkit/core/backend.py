@@ -90,6 +90,30 @@ def add_slot(
         return optimizer.add_variable(**arguments)
 
 
+def add_share(optimizer: Any, reference: Any, name: str, shape: Any, dtype: str) -> keras.Variable:
+    """A variable of the optimizer that begins at zero, and of which each replica has a share of its own.
+
+    Outside of the replicas it reads as the sum of the shares.
+    """
+
+    def zeros(shape: Any, dtype: Any) -> Any:
+        return ops.zeros(shape, dtype)
+
+    if not ON_TENSORFLOW:
+        return add_slot(optimizer, reference, name, shape, dtype, zeros)
+    with optimizer._distribution_strategy.extended.colocate_vars_with(_native(reference)):
+        variable = keras.Variable(
+            zeros, shape, dtype, trainable=False, aggregation="sum", synchronization="on_read", name=name
+        )
+    optimizer._track_variable(variable)
+    return variable
+
+
+def made_together(first: Any, second: Any) -> bool:
+    """Whether two optimizers were made under one strategy, or both under none."""
+    return not ON_TENSORFLOW or first._distribution_strategy is second._distribution_strategy
+
+
 def has_value(variable: Any) -> bool:
     """Whether the variable can be read.
 
@@ -103,50 +127,22 @@ def has_value(variable: Any) -> bool:
 
 def all_reduce_sum(gradients: list[Any]) -> list[Any]:
     """The sum of each gradient over all replicas; sparse ones stay sparse."""
-    if ON_TENSORFLOW and gradients:
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            return list(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+    if gradients and replicas() > 1:
+        return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients))
     return gradients
 
 
-def is_sparse(gradient: Any) -> bool:
-    """Whether a gradient holds some rows of its variable only."""
-    return ON_TENSORFLOW and isinstance(gradient, tf.IndexedSlices)
+def all_replicas(flag: Any) -> Any:
+    """Whether a scalar truth value holds on every replica."""
+    return ops.equal(all_reduce_sum([ops.cast(flag, "int32")])[0], replicas())
 
 
-def dense(gradient: Any, rows: int) -> Any:
-    """The gradient as a full tensor; rows that occur several times are summed."""
-    if is_sparse(gradient):
-        return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, rows)
-    return ops.convert_to_tensor(gradient)
-
-
-def unique_rows(gradient: Any) -> Any:
-    """A sparse gradient in which every row stands once: those that occurred several times are summed."""
-    rows, positions = tf.unique(gradient.indices)
-    values = tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows))
-    return tf.IndexedSlices(values, rows, gradient.dense_shape)
-
-
-def values(gradient: Any) -> Any:
-    """The numbers of a gradient: all of a dense one, the rows that a sparse one holds."""
-    return gradient.values if is_sparse(gradient) else gradient
-
-
-def rows(gradient: Any) -> Any:
-    """Which rows of its variable a sparse gradient holds; None for a dense one, which holds all."""
-    return gradient.indices if is_sparse(gradient) else None
-
-
-def with_values(gradient: Any, new: Any) -> Any:
-    """The gradient with other numbers in place of its own."""
-    return tf.IndexedSlices(new, gradient.indices, gradient.dense_shape) if is_sparse(gradient) else new
-
-
-def divided(gradient: Any, by: Any) -> Any:
-    """The gradient, sparse or dense, over a number."""
-    return with_values(gradient, values(gradient) / ops.cast(by, gradient.dtype))
+def replicas() -> int:
+    """How many replicas compute this step together."""
+    if not ON_TENSORFLOW:
+        return 1
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
 
 
 def read_rows(variable: Any, rows: Any) -> Any:
@@ -179,11 +175,6 @@ def pools_slots(optimizer: Any) -> bool:
     return isinstance(strategy, _LOCAL_STRATEGIES[0] if optimizer.use_ema else _LOCAL_STRATEGIES)
 
 
-def cast_gradient(gradient: Any, dtype: str) -> Any:
-    """The gradient in `dtype`, sparse or dense."""
-    return tf.cast(gradient, dtype) if is_sparse(gradient) else ops.cast(gradient, dtype)
-
-
 def read(variable: Any) -> Any:
     """The variable's value as a tensor; inside a replica, that replica's copy."""
     value = ops.convert_to_tensor(variable.value if isinstance(variable, (keras.Variable, Stored)) else variable)
@@ -202,6 +193,41 @@ def write(variable: Any, value: Any) -> None:
         return
     native = _native(variable) if tf.distribute.get_replica_context() is None else local_copy(variable)
     native.assign(value, read_value=False)
+
+
+def add_to(variable: Any, value: Any) -> None:
+    """Adds `value` to the variable; inside a replica, to that replica's own copy."""
+    value = ops.cast(value, dtype(variable))
+    if not ON_TENSORFLOW or _records_writes():
+        variable.assign(variable.value + value)
+        return
+    native = _native(variable) if tf.distribute.get_replica_context() is None else local_copy(variable)
+    native.assign_add(value, read_value=False)
+
+
+def dtype(variable: Any) -> str:
+    """The name of a variable's or tensor's dtype."""
+    return keras.backend.standardize_dtype(variable.dtype)
+
+
+def when_on_replicas(predicate: Any, then: Callable[[], None], variables: list[keras.Variable]) -> None:
+    """`when`, for a `then` that reduces over the replicas, and that captures nothing of the replica that calls it.
+
+    `predicate` must be the same on all replicas. Where TensorFlow reduces by meeting outside of the replicas, that may
+    not happen in a conditional inside of one; so they meet first, and the conditional takes all of them in again.
+    """
+    if replicas() == 1 or tf.__internal__.distribute.strategy_supports_no_merge_call():
+        when(predicate, then, None, variables)
+        return
+
+    def together(strategy: Any, predicate: Any) -> None:
+        def run() -> Any:
+            strategy.extended.call_for_each_replica(then)
+            return tf.constant(True)
+
+        tf.cond(strategy.experimental_local_results(predicate)[0], run, lambda: tf.constant(True))
+
+    tf.distribute.get_replica_context().merge_call(together, args=(predicate,))
 
 
 def when(

@@ -1,4 +1,4 @@
-"""Makes an optimizer's state: slots one by one or in pools, slots that all variables share, averages, accumulators."""
+"""Makes an optimizer's state: slots one by one or in pools, slots that all variables share, averages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class StateBuilder:
         slots: by variable.
         pools: the variables whose slots lie together.
         averages: the moving average of each variable, None where there is none; empty without `use_ema`.
-        accumulators: the same for sums of gradients.
     """
 
     def __init__(self, optimizer: Any, links: Transform, variables: list[Any]) -> None:
@@ -37,11 +36,6 @@ class StateBuilder:
         for group in groups:
             self._add_pool(group)
         self.averages = [self._averages.get(i) for i in range(len(variables))] if optimizer.use_ema else []
-        self.accumulators = (
-            [None if overwritten(v) else self._slot(v, "gradient_accumulator", Slot()) for v in variables]
-            if optimizer.gradient_accumulation_steps
-            else []
-        )
 
     def _declared(self, variable: Any) -> list[tuple[state.Location, str, Slot]]:
         return state.flatten_slots(self._links.slots(variable))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import warnings
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, building, checks, evaluation, fusion, state
+from keras_trainkit.core import backend, building, checks, evaluation, fusion, slices, state
+from keras_trainkit.core.accumulation import Window
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import clipping_from_arguments
 from keras_trainkit.core.compose import chain, variable_path
 from keras_trainkit.core.guard import GuardRoom
 from keras_trainkit.core.numerics import wide_dtype
+from keras_trainkit.core.reduction import ReduceStep
 from keras_trainkit.core.statistics import Norms
 from keras_trainkit.core.transform import Context, Transform
 from keras_trainkit.core.update import UpdateStep
@@ -24,7 +25,7 @@ LAST_WINDOW = ("apply", "drop", "carry")
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
-class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
+class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
     """An optimizer made of pure transforms, right on any number of replicas.
 
     Each step sums the gradients over the replicas, then computes (clipping, `before`, the algorithm, `after`), then
@@ -65,7 +66,6 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
     1.0
     """
 
-    gradient_accumulation_steps: int | None
     use_ema: bool
 
     decays_inside: ClassVar[Any] = False
@@ -135,8 +135,10 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
             re.compile(pattern)
         self.algorithm = algorithm
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
+        self._scaled_outside = False
         self._norms = Norms()
         self._flush_step: Any = None
+        self._window: Any = None
         self._programs = fusion.Programs()
         self._aside: evaluation.Aside | None = None
 
@@ -164,6 +166,30 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
     def weight_decay_exclude(self) -> list[str]:
         """The regular expressions whose variables do not decay."""
         return list(self._plan.decay_exclude)
+
+    @property
+    def gradient_accumulation_steps(self) -> int | None:
+        """Batches to an update; None for one. It may change between steps, up from 1 if it was more than 1 at first."""
+        return self._accumulation
+
+    @gradient_accumulation_steps.setter
+    def gradient_accumulation_steps(self, steps: int | None) -> None:
+        if getattr(self, "built", False):
+            steps = checks.integer("gradient_accumulation_steps", 1 if steps is None else steps, at_least=1)
+            if self._window is not None:
+                self._window.length.assign(steps)
+            elif steps > 1:
+                raise ValueError(
+                    "`gradient_accumulation_steps` can grow only if it was at least 2 when the optimizer was built: it "
+                    f"then has memory for the sums. Received: gradient_accumulation_steps={steps}"
+                )
+        self._accumulation = steps
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss_scale_factor" and value is None and "_plan" in vars(self):
+            # A LossScaleOptimizer around this one says in this way that it scales the loss.
+            super().__setattr__("_scaled_outside", True)
+        super().__setattr__(name, value)
 
     @property
     def iterations(self) -> keras.Variable:
@@ -216,25 +242,25 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
-        accumulates, averages = self.gradient_accumulation_steps, self.use_ema
+        accumulates, averages = self._accumulation, self.use_ema
         links = chain(*self._plan.before, self.transform(), *self._plan.after)
         links.check_variables(variables)
         with backend.eager_scope():
             # Keras's own averages and accumulators would have the variables' dtype, half precision included.
-            self.gradient_accumulation_steps, self.use_ema = None, False
+            self._accumulation, self.use_ema = None, False
             try:
                 super().build(variables)
             finally:
-                self.gradient_accumulation_steps, self.use_ema = accumulates, averages
+                self._accumulation, self.use_ema = accumulates, averages
             links = links.fitted(variables)
             self._links = links
             self._guards = GuardRoom(links.links, self._add_memory)
             made = building.StateBuilder(self, links, variables)
             self._slots, self._pools = made.slots, made.pools
             self._averages = state.VariableList(made.averages)
-            self._accumulators = state.VariableList(made.accumulators)
             backend.publish_averages(self, self._averages)
-            self._window = self.add_variable((), dtype="int32", name="window") if accumulates else None
+            if accumulates and variables:
+                self._window = Window(self, variables, accumulates)
             self._norms.build(self.add_variable)
             state.load_pending(self)
 
@@ -245,122 +271,63 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
     # -------------------------------------------------------------------------------------------------------- step
 
     @backend.plain_python
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None) -> None:
         """Updates the variables: reduce, compute, write.
 
         Args:
             grads: gradients, one for each variable; None where the loss does not depend on it.
             trainable_variables: the variables; those of `build` when left out.
+            samples: how many samples the gradients are the mean of, a scalar. Replicas and micro-batches count by it;
+                without it all count the same.
         """
-        gradients, variables = self.reduce(grads, trainable_variables)
-        if variables:
-            self.apply_reduced(gradients, variables)
-
-    def reduce(self, grads: Any, trainable_variables: Any = None) -> tuple[list[Any], list[Any]]:
-        """The first step alone: gradients summed over the replicas, in at least float32, with their variables.
-
-        Variables without a gradient are left out, with a warning. All gradients are dense, but for those that a lazy
-        optimizer takes by rows.
-        """
-        gradients = list(grads)
-        if not gradients:
-            return [], []
-        variables = self._resolve(gradients, trainable_variables)
-        missing = [variable_path(v) for g, v in zip(gradients, variables, strict=True) if g is None]
-        if len(missing) == len(variables):
-            raise ValueError("No gradients provided for any variable.")
-        if missing:
-            warnings.warn(
-                f"Gradients do not exist for variables {missing} when minimizing the loss. If you are using "
-                "`model.compile()`, did you forget to provide a `loss` argument?",
-                stacklevel=2,
-            )
-        pairs = []
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if gradient is None:
-                continue
-            if building.overwritten(variable):  # float8 scales arrive as gradients
-                variable.assign(gradient)
-            else:
-                pairs.append((backend.cast_gradient(gradient, wide_dtype(gradient.dtype)), variable))
-        variables = [v for _, v in pairs]
-        summed = backend.all_reduce_sum([g for g, _ in pairs])
-        merged = [
-            backend.unique_rows(g)
-            if backend.is_sparse(g) and self._takes_rows(v)
-            else backend.dense(g, v.shape[0] if len(v.shape) else 1)
-            for g, v in zip(summed, variables, strict=True)
-        ]
-        widened = [backend.cast_gradient(g, wide_dtype(v.dtype)) for g, v in zip(merged, variables, strict=True)]
-        if self.loss_scale_factor is not None:
-            widened = [backend.divided(g, self.loss_scale_factor) for g in widened]
-        return widened, variables
-
-    def _takes_rows(self, variable: Any) -> bool:
-        """Whether a sparse gradient of the variable moves its own rows alone."""
-        if not self.lazy or self.gradient_accumulation_steps or not backend.writes_in_place():
-            return False
-        treatment = self.treatment(variable_path(variable))
-        if treatment is None or not treatment.joinable or getattr(variable, "constraint", None):
-            return False
-        slots = self._slots.variables(backend.variable_index(self, variable))
-        same_shape = all(tuple(slot.shape) == tuple(variable.shape) for slot in slots)
-        return same_shape and not (self.use_ema and self.ema_overwrite_frequency)
-
-    def apply_reduced(self, gradients: list[Any], variables: list[Any]) -> None:
-        """The second and third step: computes from reduced gradients and writes."""
-        if not self.gradient_accumulation_steps:
-            self._guarded(gradients, variables)
+        gradients, variables = self.reduce(grads, trainable_variables, samples)
+        if not variables:
             return
-        count = backend.read(self._window) + 1
-        accumulators = [self._accumulators[backend.variable_index(self, v)] for v in variables]
-        totals = [backend.read(a) + g for a, g in zip(accumulators, gradients, strict=True)]
+        if self._scaled_outside:
+            # Keras's wrapper asks one replica before the sum, and has no floor under its scale.
+            written = self.written_variables(variables)
+            finite = self.all_finite(gradients)
+            backend.when(finite, lambda: self.apply_reduced(gradients, variables, samples), None, written)
+        else:
+            self.apply_reduced(gradients, variables, samples)
+        self.end_window()
 
-        def close() -> None:
-            self._close_window(totals, count, variables, accumulators)
+    def apply_reduced(self, gradients: list[Any], variables: list[Any], samples: Any = None) -> None:
+        """The second and third step: computes from what `reduce` returned, and writes.
 
-        def fill() -> None:
-            for accumulator, total in zip(accumulators, totals, strict=True):
-                backend.write(accumulator, total)
-            backend.write(self._window, count)
+        With accumulation it adds them to the window alone; `end_window` is to follow, outside of any conditional.
+        """
+        if self._window is None:
+            self._guarded(gradients, variables)
+        else:
+            self._window.add(gradients, variables, samples)
 
-        backend.when(count >= self.gradient_accumulation_steps, close, fill, self.written_variables(variables))
+    def end_window(self) -> None:
+        """Updates the variables if the window of micro-batches is full."""
+        if self._window is not None:
+            self._end_if(self._window.full(), self._close)
 
     def flush(self) -> None:
         """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""
-        if not self.built or not self.gradient_accumulation_steps or self.last_window == "carry":
+        if not self.built or self._window is None or self.last_window == "carry":
             return
         if self._flush_step is None:
-            self._flush_step = backend.replica_step(self, self._flush_on_replica)
+            end = self._close if self.last_window == "apply" else self._window.empty
+            self._flush_step = backend.replica_step(self, lambda: self._end_if(self._window.begun(), end))
         with evaluation.training_weights(self):
             self._flush_step()
 
-    def _flush_on_replica(self) -> None:
-        variables = [v for v in backend.built_variables(self) if not building.overwritten(v)]
-        accumulators = [a for a in self._accumulators if a is not None]
-        count = backend.read(self._window)
+    def _end_if(self, predicate: Any, end: Any) -> None:
+        backend.when_on_replicas(predicate, end, self.written_variables(self._window.variables()))
 
-        def end() -> None:
-            if self.last_window == "apply":
-                totals = [backend.read(a) for a in accumulators]
-                self._close_window(totals, count, variables, accumulators)
-            else:
-                self._empty_window(accumulators)
-
-        backend.when(count > 0, end, None, self.written_variables(variables))
-
-    def _close_window(self, totals: list[Any], count: Any, variables: list[Any], accumulators: list[Any]) -> None:
-        self._guarded([total / ops.cast(count, total.dtype) for total in totals], variables)
-        self._empty_window(accumulators)
-
-    def _empty_window(self, accumulators: list[Any]) -> None:
-        for accumulator in accumulators:
-            backend.write(accumulator, ops.zeros(accumulator.shape, accumulator.dtype))
-        backend.write(self._window, 0)
+    def _close(self) -> None:
+        variables = self._window.variables()
+        self._guarded(self._window.mean(variables), variables)
+        self._window.empty()
 
     def _guarded(self, gradients: list[Any], variables: list[Any]) -> None:
         """`_update`, unless a guard refuses the gradients."""
-        rows, values = [backend.rows(g) for g in gradients], [backend.values(g) for g in gradients]
+        rows, values = [slices.rows(g) for g in gradients], [slices.values(g) for g in gradients]
         if not len(self._guards):
             self._update(values, variables, rows)
             return
@@ -411,25 +378,6 @@ class TransformOptimizer(UpdateStep, keras.optimizers.Optimizer):
     def to_training(self) -> None:
         """Puts the training weights back, bit for bit."""
         evaluation.put_back(self)
-
-    def _resolve(self, gradients: list[Any], trainable_variables: Any) -> list[Any]:
-        if trainable_variables is None:
-            if not self.built:
-                raise ValueError(
-                    "`trainable_variables` must be given as long as the optimizer is not built: call "
-                    "`optimizer.build(variables)` first. Received: trainable_variables=None"
-                )
-            variables = backend.built_variables(self)
-        else:
-            variables = list(trainable_variables)
-            self.build(variables)
-            backend.check_known(self, variables)
-        if len(gradients) != len(variables):
-            raise ValueError(
-                f"`grads` must hold one gradient for each variable. Received: {len(gradients)} gradients for "
-                f"{len(variables)} variables"
-            )
-        return variables
 
     # -------------------------------------------------------------------------------------------------- statistics
 

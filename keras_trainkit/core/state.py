@@ -13,6 +13,7 @@ from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.transform import Slot
 
 Location = tuple[str, ...]
+_OF_THE_WINDOW = ("window", "window_weight", "gradient_accumulator")
 
 
 class VariableList:
@@ -180,11 +181,12 @@ def named_variables(optimizer: Any) -> Iterator[tuple[str, Any]]:
     if not optimizer.built:
         return
     window = optimizer._window
-    part_full = window is not None and int(ops.convert_to_numpy(window)) > 0
+    part_full = window is not None and int(ops.convert_to_numpy(window.count)) > 0
     if part_full:
-        yield "window", window
+        yield "window", window.count
+        yield "window_weight", window.weight
     for index, variable in enumerate(backend.built_variables(optimizer)):
-        for name, slot in _slots_of(optimizer, index, part_full):
+        for name, slot in _slots_of(optimizer, index, window if part_full else None):
             yield f"{index}.{name}.{variable_path(variable).replace('/', '.')}", slot
     for name, variable in optimizer._slots.named_common():
         yield f"common.{name}", variable
@@ -213,11 +215,11 @@ class _Pending:
         self.arrays = arrays
 
 
-def _slots_of(optimizer: Any, index: int, with_accumulators: bool) -> Iterator[tuple[str, Any]]:
+def _slots_of(optimizer: Any, index: int, window: Any) -> Iterator[tuple[str, Any]]:
     if len(optimizer._averages) and optimizer._averages[index] is not None:
         yield "average", optimizer._averages[index]
-    if with_accumulators and optimizer._accumulators[index] is not None:
-        yield "gradient_accumulator", optimizer._accumulators[index]
+    if window is not None and window.sums[index] is not None:
+        yield "gradient_accumulator", window.sums[index]
     yield from optimizer._slots.named(index)
 
 
@@ -239,6 +241,7 @@ def _named(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     if every:  # Keras counts micro-batches, we count updates
         count = int(ops.convert_to_numpy(named["iteration"]))
         named |= {"iteration": np.asarray(count // every), "window": np.asarray(count % every)}
+        named["window_weight"] = np.asarray(count % every, "float32")
     return named
 
 
@@ -271,7 +274,7 @@ def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:
     for address, (key, variable) in wanted.items():
         if address not in saved:
             # An untrained optimizer has no slots in its file, an empty window no accumulators, a schedule no rate.
-            if not fresh and address[1] not in ("gradient_accumulator", "window", "learning_rate"):
+            if not fresh and address[1] not in (*_OF_THE_WINDOW, "learning_rate"):
                 problems.append(f"the file lacks {_describe(key)}")
         elif tuple(saved[address][1].shape) != tuple(variable.shape):
             shape = tuple(saved[address][1].shape)
@@ -289,21 +292,20 @@ def _assign(optimizer: Any, arrays: dict[str, Any]) -> None:
     for address, (_, variable) in wanted.items():
         if address in saved:
             variable.assign(saved[address][1])
-        elif address[1] in ("gradient_accumulator", "window"):
+        elif address[1] in _OF_THE_WINDOW:
             variable.assign(ops.zeros(variable.shape, variable.dtype))
 
 
 def _all_named(optimizer: Any) -> Iterator[tuple[str, Any]]:
-    """`named_variables`, with the accumulators whether they are empty or not."""
-    yield from (
-        (key, v) for key, v in named_variables(optimizer) if _address(key)[1] not in ("gradient_accumulator", "window")
-    )
+    """`named_variables`, with the window's whether it is empty or not."""
+    yield from ((key, v) for key, v in named_variables(optimizer) if _address(key)[1] not in _OF_THE_WINDOW)
     if optimizer._window is not None:
-        yield "window", optimizer._window
-        for index, slot in enumerate(optimizer._accumulators):
-            if slot is not None:
+        yield "window", optimizer._window.count
+        yield "window_weight", optimizer._window.weight
+        for index, total in enumerate(optimizer._window.sums):
+            if total is not None:
                 path = variable_path(backend.built_variables(optimizer)[index])
-                yield f"{index}.gradient_accumulator.{path.replace('/', '.')}", slot
+                yield f"{index}.gradient_accumulator.{path.replace('/', '.')}", total
 
 
 def _address(key: str) -> tuple[str, str]:

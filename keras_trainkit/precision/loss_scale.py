@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.core import TransformOptimizer, backend, checks
+from keras_trainkit.core import TransformOptimizer, backend, checks, slices
 from keras_trainkit.optimizers import wrap
 
 
@@ -31,7 +31,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         name: a name for the variables.
 
     Raises:
-        ValueError: for a scale outside its bounds.
+        ValueError: for a scale outside its bounds; when it is built, if it was made under another strategy than its
+            inner optimizer.
 
     Attributes:
         dynamic_scale: the scale now, a float32 scalar variable.
@@ -74,28 +75,32 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     def build(self, var_list: Any) -> None:
         if self.built:
             return
+        if not backend.made_together(self, self.inner_optimizer):
+            raise ValueError(
+                f"`{self.name}` and its `inner_optimizer` must be made under the same strategy: make both inside of "
+                "`strategy.scope()`."
+            )
         with backend.eager_scope():
             super().build(var_list)
             self.skipped_steps = self.add_variable((), dtype="int32", name="skipped_steps")
             self._restore(self._waiting())
 
     @backend.plain_python
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None) -> None:
         """Updates the variables if the gradients of all replicas are finite; else lowers the scale."""
         if not self.built:
             self.build(list(trainable_variables))
         inner = self.inner_optimizer
-        gradients, variables = inner.reduce(grads, trainable_variables)
+        gradients, variables = inner.reduce(grads, trainable_variables, samples)
         if not variables:
             return
         scale, good = backend.read(self.dynamic_scale), backend.read(self.step_counter)
-        finite = ops.all(ops.stack([ops.all(ops.isfinite(backend.values(g))) for g in gradients]))
 
         def step() -> None:
-            values = [backend.values(g) for g in gradients]
+            values = [slices.values(g) for g in gradients]
             unscaled = [value / ops.cast(scale, value.dtype) for value in values]
             inner.apply_reduced(
-                [backend.with_values(g, u) for g, u in zip(gradients, unscaled, strict=True)], variables
+                [slices.with_values(g, u) for g, u in zip(gradients, unscaled, strict=True)], variables, samples
             )
             grows = good + 1 >= self.dynamic_growth_steps
             backend.write(self.dynamic_scale, ops.where(grows, ops.minimum(scale * 2, self.maximum_scale), scale))
@@ -107,7 +112,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             backend.write(self.skipped_steps, backend.read(self.skipped_steps) + 1)
 
         own = [self.dynamic_scale, self.step_counter, self.skipped_steps]
-        backend.when(finite, step, skip, [*inner.written_variables(variables), *own])
+        backend.when(inner.all_finite(gradients), step, skip, [*inner.written_variables(variables), *own])
+        inner.end_window()
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """`apply` as a function of tensors, for JAX: the new values of the variables and of the optimizer's own."""

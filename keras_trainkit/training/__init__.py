@@ -1,5 +1,7 @@
-"""Helpers around a model's `train_step`, its own or a user's: what needs the loss itself, or a second gradient."""
+"""Helpers around a model's `train_step`, its own or a user's: what needs the loss, a second gradient, or the batch."""
 
-from keras_trainkit.training.sharpness import asam, gsam, looksam, plain, sam
+from keras_trainkit.training.installation import plain
+from keras_trainkit.training.sharpness import asam, gsam, looksam, sam
+from keras_trainkit.training.weighing import weigh_samples
 
-__all__ = ["asam", "gsam", "looksam", "plain", "sam"]
+__all__ = ["asam", "gsam", "looksam", "plain", "sam", "weigh_samples"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,8 @@ _local = threading.local()
 @contextlib.contextmanager
 def intercepted(target: Any, method: str, handler: Callable[..., Any]) -> Iterator[None]:
     """Has `handler(original, *arguments)` answer the calls of `target.method` that this thread makes.
+
+    Where one is inside of another the inner handler is asked first, and its `original` is the outer one.
 
     MirroredStrategy runs each replica in a thread of its own and changes between them in the middle of a step, so other
     threads keep the method as it is. Afterwards the object has nothing left of it: copies and saved files are clean.
@@ -41,8 +44,10 @@ def _dispatcher(target: Any, method: str) -> Callable[..., Any]:
     original, key = getattr(type(target), method).__get__(target), (id(target), method)
 
     def dispatch(*arguments: Any, **keywords: Any) -> Any:
-        stack = _stacks().get(key)
-        return stack[-1](original, *arguments, **keywords) if stack else original(*arguments, **keywords)
+        answer = original
+        for handler in _stacks().get(key, ()):
+            answer = functools.partial(handler, answer)
+        return answer(*arguments, **keywords)
 
     return dispatch
 

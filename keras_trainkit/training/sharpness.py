@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend
+from keras_trainkit.core import backend, slices
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.numerics import wide_dtype
 from keras_trainkit.training.ascent import (
@@ -18,9 +18,8 @@ from keras_trainkit.training.ascent import (
     dot,
     orthogonal,
 )
+from keras_trainkit.training.installation import Model, install
 from keras_trainkit.training.interception import intercepted
-
-Model = TypeVar("Model", bound=keras.Model)
 
 
 def sam(model: Model, rho: Any = 0.05, synchronized: bool = True) -> Model:
@@ -133,29 +132,11 @@ def looksam(model: Model, rho: Any = 0.05, every: int = 5, alpha: float = 0.7, s
     return _install(model, ascent)
 
 
-def plain(model: Model) -> Model:
-    """Takes the helper off a model again, and gives it back its own `train_step`."""
-    if not hasattr(getattr(model, "train_step", None), _MARK):
-        raise ValueError("`model` has no helper around its `train_step`.")
-    model.train_step = getattr(model.train_step, _MARK)
-    model.train_function = None
-    return model
-
-
-_MARK = "keras_trainkit_original"
-
-
 def _install(model: Model, ascent: Ascent) -> Model:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
-    original = model.train_step
-    if hasattr(original, _MARK):
-        raise ValueError("`model` has a helper around its `train_step` already; `training.plain(model)` takes it off.")
-    step = _tensorflow_step(model, ascent, original) if backend.ON_TENSORFLOW else _jax_step(model, ascent, original)
-    setattr(step, _MARK, original)
-    model.train_step = step
-    model.train_function = None  # one that was made before would go on with the old step
-    return model
+    def around(train_step: Any) -> Any:
+        return (_tensorflow_step if backend.ON_TENSORFLOW else _jax_step)(model, ascent, train_step)
+
+    return install(model, "sharpness-aware", around)
 
 
 class _Captured(BaseException):
@@ -166,7 +147,7 @@ class _Captured(BaseException):
         self.gradients = gradients
 
 
-def _capture(original: Any, first: Any, second: Any = None, *rest: Any) -> Any:
+def _capture(original: Any, first: Any, second: Any = None, *rest: Any, **more: Any) -> Any:
     # `apply(gradients, variables)` on TensorFlow, `stateless_apply(own, gradients, variables)` on JAX.
     raise _Captured(list(first if backend.ON_TENSORFLOW else second))
 
@@ -231,11 +212,11 @@ def _tensorflow_step(model: Any, ascent: Ascent, train_step: Any) -> Any:
                     return captured.gradients
             raise ValueError("`train_step` did not call the optimizer when it was run for the second time.")
 
-        def apply(original: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        def apply(original: Any, grads: Any, trainable_variables: Any = None, **more: Any) -> Any:
             once()
             gradients = list(grads)
             variables = list(model.trainable_variables if trainable_variables is None else trainable_variables)
-            return original(_sharp(model, ascent, memory, gradients, variables, second_run), variables)
+            return original(_sharp(model, ascent, memory, gradients, variables, second_run), variables, **more)
 
         with intercepted(model.optimizer, "apply", apply):
             return _checked(train_step(data), once)
@@ -331,7 +312,7 @@ def _now(variable: Any) -> Any:
 def _dense(gradients: list[Any], variables: list[Any]) -> list[Any]:
     """The gradients as full tensors in at least float32."""
     return [
-        ops.cast(backend.dense(g, v.shape[0] if len(v.shape) else 1), wide_dtype(v.dtype))
+        ops.cast(slices.dense(g, v.shape[0] if len(v.shape) else 1), wide_dtype(v.dtype))
         for g, v in zip(gradients, variables, strict=True)
     ]
 

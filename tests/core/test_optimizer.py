@@ -115,7 +115,7 @@ def test_variables_of_several_dtypes_share_one_global_norm():
 
 def test_an_error_in_the_train_step_is_the_one_that_shows():
     class Broken(optimizers.SGD):
-        def reduce(self, grads, trainable_variables=None):
+        def reduce(self, grads, trainable_variables=None, samples=None):
             raise RuntimeError("broken on purpose")
 
     model = small_model(Broken(0.1, use_ema=True, gradient_accumulation_steps=2))

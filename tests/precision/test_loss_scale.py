@@ -130,3 +130,13 @@ def test_a_keras_optimizer_inside_is_taken_through_wrap():
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         scaled(**arguments)
+
+
+@pytest.mark.tensorflow
+def test_a_strategy_must_hold_both_optimizers(two_replicas):
+    with two_replicas.scope():
+        variable = keras.Variable(np.zeros(1, "float32"))
+        inner = optimizers.SGD(0.1)
+    outside = precision.LossScaleOptimizer(inner)
+    with two_replicas.scope(), pytest.raises(ValueError, match="must be made under the same strategy"):
+        outside.build([variable])

@@ -450,7 +450,7 @@ def test_a_model_is_saved_without_it_and_goes_on_with_it(name, tmp_path):
 
 def test_plain_takes_it_off_again():
     model = training.sam(noisy_model(), 0.5)
-    with pytest.raises(ValueError, match="has a helper around its `train_step` already"):
+    with pytest.raises(ValueError, match="has a sharpness-aware helper around its `train_step` already"):
         training.asam(model)
     other = training.plain(model)
     assert other is model
