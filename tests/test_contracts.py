@@ -100,6 +100,14 @@ def test_sparse_equals_dense(case):
     contracts.sparse_equals_dense(case)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name in ("adamw", "lazyadam", "adafactor")], ids=lambda c: c.name
+)
+def test_embeddings_agree_on_replicas(case, two_replicas):
+    contracts.embeddings_agree(case, two_replicas)
+
+
 @case_at_length
 @pytest.mark.tensorflow
 def test_overflow_skips_everywhere(case, two_replicas):

@@ -137,6 +137,11 @@ def all_replicas(flag: Any) -> Any:
     return ops.equal(all_reduce_sum([ops.cast(flag, "int32")])[0], replicas())
 
 
+def replica_number() -> Any:
+    """Which of several replicas this is, from 0, as a tensor; None where there are not several."""
+    return tf.distribute.get_replica_context().replica_id_in_sync_group if replicas() > 1 else None
+
+
 def replicas() -> int:
     """How many replicas compute this step together."""
     if not ON_TENSORFLOW:

@@ -219,6 +219,30 @@ def replicas_agree(case: Case, strategy: Any, steps: int = 50) -> None:
     assert_close(models[1].get_weights(), models[0].get_weights(), case.replica_tolerance)
 
 
+def embeddings_agree(case: Case, strategy: Any, steps: int = 48) -> None:
+    """One device and a strategy's replicas end on the same embeddings; a batch holds some rows, and some twice."""
+    rng = np.random.default_rng(9)
+    x = rng.integers(0, 12, (48, 6))
+    x[:, 0] = x[:, 1]
+    y = rng.normal(size=(48, 2)).astype("float32")
+    models = []
+    for scope in [contextlib.nullcontext(), strategy.scope()]:
+        keras.utils.set_random_seed(12)
+        with scope:
+            layers = [keras.layers.Embedding(20, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+            model = keras.Sequential([keras.Input((6,), dtype="int32"), *layers])
+            options = {"global_clipnorm": 0.5, "weight_decay": 0.01, "use_ema": True, "ema_momentum": 0.9}
+            model.compile(case.optimizer(case.fit_rate, **options), "mse", jit_compile=False)
+        models.append(model)
+    start = models[0].get_weights()
+    models[1].set_weights(start)
+    for model in models:
+        model.fit(x, y, batch_size=16, epochs=steps // 3, shuffle=False, verbose=0)
+    moved = max(np.abs(a - b).max() for a, b in zip(start, models[0].get_weights(), strict=True))
+    assert moved > 1e-3, f"the weights moved by {moved} only"
+    assert_close(models[1].get_weights(), models[0].get_weights(), case.replica_tolerance)
+
+
 def micro_batches_equal_big_ones(case: Case) -> None:
     """Four micro-batches of 8 are one batch of 32; the schedule, the average and `iterations` count updates."""
     schedule = keras.optimizers.schedules.PolynomialDecay(case.fit_rate, 8, 0.0)
