@@ -1,5 +1,7 @@
 """Settings that must precede TensorFlow's first use: two logical CPUs, so that two replicas fit on any machine."""
 
+import gc
+import itertools
 import os
 import signal
 
@@ -30,7 +32,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+def pytest_collection_finish():
+    # What the imports made stays, and need not be looked at again and again.
+    gc.collect()
+    gc.freeze()
+
+
 _states = {}
+_tests = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +55,8 @@ def same_random_numbers(request):
 def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
-    keras.utils.clear_session()
+    # Collecting garbage after each test would take longer than the tests: there are millions of objects.
+    keras.utils.clear_session(free_memory=next(_tests) % 50 == 0)
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     if keras.backend.backend() == "jax":
@@ -55,8 +65,6 @@ def fresh_keras():
 
 def _forget_compiled():
     # Every program that XLA compiles keeps memory maps, of which Linux gives a process 65,530: then it crashes.
-    import gc
-
     import jax
 
     if _memory_maps() > 20_000:
