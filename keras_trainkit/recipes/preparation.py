@@ -84,6 +84,7 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
         )
     with strategy.scope():
         trained, twin = models.build(recipe.model, dataset.input_shape, dataset.outputs)
+    distribution.separate_seeds(trained)
     with _as_recipe_error("`model`: "):
         complete = dataset.attach(twin, softmax=True)
     with strategy.scope():
