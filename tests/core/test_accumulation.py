@@ -91,7 +91,8 @@ def test_a_schedule_of_window_lengths_needs_no_second_trace(scaled):
               callbacks=[AccumulationSchedule({1: 1, 2: 3}), FlushAccumulation(), look])  # fmt: skip
     assert np.diff([0, *updates]).tolist() == [4, 8, 3, 3]
     assert inner.gradient_accumulation_steps == 3
-    assert len(traces) <= 2  # the step's, and one more where Keras builds the model by tracing
+    if keras.backend.backend() == "tensorflow":  # without XLA, JAX does not trace at all
+        assert len(traces) <= 2  # the step's, and one more where Keras builds the model by tracing
 
 
 def test_schedule_of_lengths_survives_json_and_checks_its_arguments():
