@@ -127,9 +127,18 @@ def has_value(variable: Any) -> bool:
 
 def all_reduce_sum(gradients: list[Any]) -> list[Any]:
     """The sum of each gradient over all replicas; sparse ones stay sparse."""
-    if gradients and replicas() > 1:
-        return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients))
-    return gradients
+    if replicas() == 1:
+        return gradients
+    # TensorFlow joins what it reduces together, which must be of one dtype.
+    positions: dict[str, list[int]] = {}
+    for position, gradient in enumerate(gradients):
+        positions.setdefault(dtype(gradient), []).append(position)
+    found = list(gradients)
+    context, sum_of = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
+    for alike in positions.values():
+        for position, total in zip(alike, context.all_reduce(sum_of, [gradients[i] for i in alike]), strict=True):
+            found[position] = total
+    return found
 
 
 def all_replicas(flag: Any) -> Any:
