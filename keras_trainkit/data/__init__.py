@@ -1,6 +1,8 @@
-"""Data: files as arrays to train on, checked, split with a seed and encoded; saved models take the raw values."""
+"""Data: files as arrays to train on, checked, split and encoded; batches whose order and size follow from a seed."""
 
+from keras_trainkit.data.batches import Batches
 from keras_trainkit.data.dataset import Dataset, load
 from keras_trainkit.data.errors import DataError
+from keras_trainkit.data.sizes import GrowingSize, RandomSize
 
-__all__ = ["DataError", "Dataset", "load"]
+__all__ = ["Batches", "DataError", "Dataset", "GrowingSize", "RandomSize", "load"]
