@@ -160,13 +160,17 @@ class Batches(Feed):
 
         if self._tensors is None:
             self._tensors = pipeline.tensors(self._parts)
-        fixed = self.batch_size if self.endless or self._cutting.remainder == "drop" else None
+        size = self.batch_size
+        whole = size is not None and (self.endless or self._cutting.remainder == "drop" or self.examples % size == 0)
         return pipeline.of_arrays(
             self._tensors,
             lambda: self._segments(self._next, share.of),
             share,
+            self.examples,
+            size,
+            rows=size // share.of if size is not None and whole else None,
             weighs=self._weighs(share.of),
-            rows=None if fixed is None else fixed // share.of,
+            endless=self.endless,
         )
 
 
