@@ -462,6 +462,12 @@ _PURPOSES = {"_symbolic_build": "build", "_maybe_symbolic_build": "build"} | {
 }
 
 
+def replicas_in_sync() -> int:
+    """How many replicas take this step together."""
+    context = tf.distribute.get_replica_context() if ON_TENSORFLOW else None
+    return 1 if context is None else context.num_replicas_in_sync
+
+
 def asking() -> tuple[Any, str]:
     """The epoch iterator of Keras on whose behalf an adapter is being called, and what for.
 

@@ -192,5 +192,3 @@ def _arrays(name: str, part: Any) -> Any:
 
 def _is_list_of_values(part: Any) -> bool:
     return isinstance(part, (list, tuple)) and all(isinstance(value, (str, bytes, int, float)) for value in part)
-
-

@@ -192,13 +192,15 @@ class Feed(backend.Adapter):
 
         For training loops of your own: what has been taken counts as done.
         """
-        self._position = self._next = self._now()
+        start = self._position = self._next = self._now()
         self._watched = None
         share = self._shard or Share()
         self._check_share(share)
-        for batch in self._iterate(self._position, share, share.of):
-            self._position = self._after(self._position, 1)
+        for taken, batch in enumerate(self._iterate(start, share, share.of), 1):
+            self._position = self._after(start, taken)
             yield batch
+        if self._steps_left(start) is None:
+            self._position = self._after_epoch(start)
 
 
 def mapped(function: Callable[[Any], Any], part: Any) -> Any:
