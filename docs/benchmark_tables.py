@@ -86,6 +86,16 @@ def _fit(path: Path, _: str) -> list[str]:
     ]
 
 
+def _data(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["examples", "of shape", "batch", "ms an epoch", "over Keras", "Keras over itself", "verdict"]]
+    for case in figures["cases"].values():
+        shape = "x".join(map(str, case["shape"]))
+        row = [f"{case['examples']:,}", shape, str(case["batch"]), _spread(case["milliseconds_an_epoch"]["ours"])]
+        rows.append([*row, _spread(case["ours_to_keras"]), _spread(case["keras_to_itself"]), case["verdict"]])
+    return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures)}"]
+
+
 def _embedding(path: Path, _: str) -> list[str]:
     figures = json.loads(path.read_text(encoding="utf-8"))
     meaning = {"update": "the update alone", "fit": "`fit`", "fit_gathered": "`fit`, a layer that gathers rows"}
@@ -112,6 +122,7 @@ FILES = {
     "update-step": "update_step.json",
     "update-step-replicas": "update_step_replicas_2.json",
     "fit": "fit.json",
+    "data": "data.json",
     "embedding": "embedding.json",
     "training": "training.jsonl",
 }
@@ -121,6 +132,7 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step-replicas transformer": _update_step,
     "update-step-replicas small": _update_step,
     "fit": _fit,
+    "data": _data,
     "embedding": _embedding,
     "training": _training,
 }

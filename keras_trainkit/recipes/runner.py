@@ -14,8 +14,8 @@ from rich.console import Console
 
 from keras_trainkit import precision, reporting
 from keras_trainkit.callbacks import EvaluationWeights, Progress, TrainingMonitor
-from keras_trainkit.data import Dataset
-from keras_trainkit.recipes import batches, environment, run_directory
+from keras_trainkit.data import Batches, Dataset
+from keras_trainkit.recipes import environment, run_directory
 from keras_trainkit.recipes.epochs import KeepBest, StopIfDiverged, Stopwatch, Validation
 from keras_trainkit.recipes.evaluation import Evaluator
 from keras_trainkit.recipes.interruption import Interruption, StopWhenRequested
@@ -123,7 +123,7 @@ def _train(
     shown: list[keras.callbacks.Callback] = [TrainingMonitor(path), *([progress] if progress is not None else [])]
     try:
         job.trained.fit(
-            batches.endless(*job.dataset.train, recipe.batch_size, recipe.seed),
+            Batches(*job.dataset.train, batch_size=recipe.batch_size, seed=recipe.seed, endless=True),
             epochs=recipe.epochs,
             steps_per_epoch=job.steps_per_epoch,
             callbacks=[

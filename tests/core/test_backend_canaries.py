@@ -110,3 +110,64 @@ def test_pure_copy_sits_between_optimizer_and_backend(kind):
     assert names.index("Optimizer") < names.index("PureUpdate") < names.index(base)
     assert copy.clipnorm is None
     assert backend.serialize_pure_copy(copy)["class_name"] == kind
+
+
+class Asked(backend.Adapter):
+    """One batch of one example, and who asked for it."""
+
+    num_batches, batch_size, has_partial_batch, partial_batch_size = 1, 1, False, None
+
+    def __init__(self):
+        self.asked = []
+        self.iterators = []
+
+    def on_epoch_begin(self):
+        iterator, purpose = backend.asking()
+        self.asked.append(purpose)
+        self.iterators.append(iterator)
+
+    def get_jax_iterator(self):
+        return iter([(np.ones((1, 1), "float32"), np.ones((1, 1), "float32"))] * 3)
+
+    def get_tf_dataset(self):
+        import tensorflow as tf
+
+        self.strategy = backend.asking_strategy()
+        return tf.data.Dataset.from_generator(
+            self.get_jax_iterator, output_signature=(tf.TensorSpec([1, 1]), tf.TensorSpec([1, 1]))
+        )
+
+
+def test_trainers_take_an_adapter_and_are_found_by_it():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    adapter = Asked()
+
+    class LongerNow(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.steps = []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            iterator = adapter.iterators[-1]
+            self.steps.append(backend.steps_taken(iterator))
+            assert not backend.goes_on(iterator)  # it would if `steps_per_epoch` were given
+            backend.set_steps(iterator, 3)
+
+    counted = LongerNow()
+    model.fit(adapter, epochs=2, verbose=0, callbacks=[counted])
+    model.evaluate(adapter, verbose=0)
+    model.predict(adapter, verbose=0)
+    assert [purpose for purpose in adapter.asked if purpose != "build"] == ["fit", "fit", "evaluate", "predict"]
+    assert counted.steps == [1, 2, 3]
+    assert backend.asking() == (None, "")
+
+
+@pytest.mark.tensorflow
+def test_under_a_strategy_trainers_look_at_a_batch_first(two_replicas):
+    with two_replicas.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    adapter = Asked()
+    model.fit(adapter, verbose=0)
+    assert adapter.asked == ["build", "fit"]
+    assert adapter.strategy is two_replicas

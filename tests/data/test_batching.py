@@ -396,3 +396,23 @@ def test_copies_and_the_statistics_of_batch_normalization(two_replicas, rest, ex
 
 def test_pieces_of_a_share():
     assert [Share(2, 2, 4).bounds(8, piece) for piece in range(2)] == [slice(4, 6), slice(6, 8)]
+
+
+@pytest.mark.skipif(backend.ON_TENSORFLOW, reason="keras.distribution is for JAX")
+def test_data_parallel_on_jax_equals_one_device():
+    x = RNG.normal(size=(19, 1)).astype("float32")
+    y = np.sin(3 * x[:, 0])
+
+    def trained():
+        model = linear(None, lambda: keras.optimizers.SGD(0.1))
+        model.fit(data.Batches(x, y, batch_size=8, seed=4), epochs=3, verbose=0)
+        return np.concatenate([w.ravel() for w in model.get_weights()])
+
+    alone = trained()
+    devices = keras.distribution.list_devices()
+    assert len(devices) == 2
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        np.testing.assert_allclose(trained(), alone, atol=2e-6)
+    finally:
+        keras.distribution.set_distribution(None)

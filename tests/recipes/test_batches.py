@@ -1,23 +1,30 @@
 """Batches: of one size, every example in every pass, a new order each time, the same for one seed."""
 
 import contextlib
+import itertools
 
 import keras
 import numpy as np
 import pytest
 
+from keras_trainkit import data
 from keras_trainkit.recipes import RecipeError, batches
 
 pytestmark = pytest.mark.tensorflow
 
 
-def order(seed, passes, examples=10, batch_size=4):
+def stream(x, y, seed):
+    """Batches as `recipes.run` makes them."""
+    return data.Batches(x, y, batch_size=4, seed=seed, endless=True)
+
+
+def order(seed, passes, examples=10):
     x, y = np.arange(examples, dtype="float32")[:, None], np.arange(examples, dtype="int32")
-    taken = list(batches.endless(x, y, batch_size, seed).take(examples * passes // batch_size))
-    assert {tuple(images.shape) for images, _ in taken} == {(batch_size, 1)}
+    taken = list(itertools.islice(stream(x, y, seed), examples * passes // 4))
+    assert {images.shape for images, _ in taken} == {(4, 1)}
     for images, labels in taken:
-        np.testing.assert_array_equal(images.numpy()[:, 0], labels.numpy())
-    return np.concatenate([labels.numpy() for _, labels in taken]).reshape(passes, examples)
+        np.testing.assert_array_equal(images[:, 0], labels)
+    return np.concatenate([labels for _, labels in taken]).reshape(passes, examples)
 
 
 def test_every_pass_holds_every_example_in_a_new_order():
@@ -37,15 +44,15 @@ def test_fit_goes_on_where_the_last_epoch_ended(replicas, request):
     """13 examples in batches of 4, on any number of replicas: the steps of `fit` are those of the one long stream."""
     x = np.linspace(-1, 1, 13, dtype="float32")[:, None]
     y = np.sin(5 * x)
-    stream = list(batches.endless(x, y, 4, seed=5).take(12))
+    taken = list(itertools.islice(stream(x, y, seed=5), 12))
     by_hand, restarted = make_model(), make_model()
-    for batch in stream:
+    for batch in taken:
         by_hand.train_on_batch(*batch)
-    for batch in stream[:3] * 4:
+    for batch in taken[:3] * 4:
         restarted.train_on_batch(*batch)
     with request.getfixturevalue("two_replicas").scope() if replicas == 2 else contextlib.nullcontext():
         fitted = make_model()
-    fitted.fit(batches.endless(x, y, 4, seed=5), epochs=4, steps_per_epoch=3, verbose=0, shuffle=False)
+    fitted.fit(stream(x, y, seed=5), epochs=4, steps_per_epoch=3, verbose=0, shuffle=False)
     for expected, wrong, found in zip(*(model.get_weights() for model in (by_hand, restarted, fitted)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         assert not np.allclose(found, wrong, rtol=1e-3)
