@@ -12,6 +12,8 @@ import numpy as np
 from keras_trainkit.core import backend, checks
 from keras_trainkit.data.order import Position
 
+_NO_END = "`{}` must be given: these batches have no end of their own."
+
 
 @dataclasses.dataclass(frozen=True)
 class Share:
@@ -50,6 +52,8 @@ class Feed(backend.Adapter):
         """Where the next iterator to be made begins."""
         self._watched: Any = None
         """Keras's epoch iterator in `fit`, which counts the batches."""
+        self._asked: Any = None
+        """The one that is about to begin an epoch, in `fit` or not."""
 
     # ---------------------------------------------------------------------------------------------------- subclasses
 
@@ -129,9 +133,12 @@ class Feed(backend.Adapter):
     def on_epoch_begin(self) -> None:
         """Keras calls it before it makes an epoch's iterator."""
         iterator, purpose = backend.asking()
+        self._asked = iterator
         if purpose in ("evaluate", "predict"):
-            self._next = dataclasses.replace(self._now(), done=0)
-            backend.set_steps(iterator, self._steps_left(self._next))
+            if self.endless and iterator.steps_per_epoch is None:
+                raise ValueError(_NO_END.format("steps"))
+            self._next = self._start_of_epoch(self._now())
+            self._set_steps(iterator, self._next)
         elif purpose == "build":
             self._next = self._now()
         elif iterator is not None:
@@ -139,7 +146,7 @@ class Feed(backend.Adapter):
 
     def _begin(self, iterator: Any) -> None:
         if self.endless and iterator.steps_per_epoch is None:
-            raise ValueError("`steps_per_epoch` must be given to `fit`: these batches have no end of their own.")
+            raise ValueError(_NO_END.format("steps_per_epoch"))
         if not self.endless and iterator.steps_per_epoch is not None and self._steps_left(self._now()) is not None:
             raise ValueError(
                 "`steps_per_epoch` can be given to `fit` only for batches that go on over the end of a pass: "
@@ -148,8 +155,15 @@ class Feed(backend.Adapter):
         if self._watched is not iterator or not backend.goes_on(iterator):
             self._position = self._next = self._now()
             self._watched = iterator
+        self._set_steps(iterator, self._position)
+
+    def _set_steps(self, iterator: Any, position: Position) -> None:
+        """Tells Keras how long the epoch is that begins."""
         if not self.endless:
-            backend.set_steps(iterator, self._steps_left(self._position))
+            backend.set_steps(iterator, self._steps_left(position))
+
+    def _start_of_epoch(self, position: Position) -> Position:
+        return dataclasses.replace(position, done=0)
 
     def on_epoch_end(self) -> None:
         """Keras calls it where an epoch's batches have ended, and at other times."""

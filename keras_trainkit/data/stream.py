@@ -19,8 +19,8 @@ from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
 
 _UNKNOWN = 2**31 - 1  # steps of an epoch whose end nobody knows yet
 _AT_ITS_END = (
-    "`source` must hold at least one batch more. For more epochs than a generator has batches for, give a function that "
-    "makes one. Received: a source that is at its end"
+    "`source` must hold at least one batch more. Where one generator is not enough, give a function that makes one. "
+    "Received: a source that is at its end"
 )
 _STREAM = 0x57EA  # apart from the generators of arrays' order
 
@@ -126,11 +126,18 @@ class StreamBatches(Feed):
 
     def _begin(self, iterator: Any) -> None:
         super()._begin(iterator)
+        if self._once is not None and self._once.ended_before(self._position.done):
+            raise ValueError(_AT_ITS_END)
+
+    def _set_steps(self, iterator: Any, position: Position) -> None:
         if iterator.steps_per_epoch is None:
             # Keras would warn where the data end. The number is put right as soon as it is known.
             backend.set_steps(iterator, _UNKNOWN)
-        if self._once is not None and self._once.ended_before(self._position.done):
-            raise ValueError(_AT_ITS_END)
+
+    def _start_of_epoch(self, position: Position) -> Position:
+        if self._once is not None:
+            return position
+        return Position(position.epoch, 0, position.step - position.done)
 
     def _iterate(self, position: Position, share: Share, multiple: int) -> Iterator[Any]:
         for batch in self._batches(position):
@@ -140,23 +147,23 @@ class StreamBatches(Feed):
     def _dataset(self, share: Share) -> Any:
         from keras_trainkit.data import pipeline
 
-        def pieces(position: Position) -> Iterator[Any]:
-            for batch in self._batches(position):
+        def pieces(batches: Iterator[Any]) -> Iterator[Any]:
+            for batch in batches:
                 whole = self._filled(batch, share.of)
                 length = _rows(whole)
                 for piece in range(share.pieces):
                     yield _slice(whole, share.bounds(length, piece))
 
-        first = next(pieces(self._now()), None)
+        first = next(pieces(self._read(self._now())), None)
         if first is None:
             raise ValueError(_AT_ITS_END)
-        return pipeline.of_batches(lambda: pieces(self._next), first)
+        return pipeline.of_batches(lambda: pieces(self._batches(self._next)), first)
 
     # ----------------------------------------------------------------------------------------------------- the batches
 
     def _batches(self, position: Position) -> Iterator[Any]:
         """The batches from a position on, one of them held back, so that the last one is known before it is used."""
-        watched, count = self._watched, 0
+        asked, count = self._asked, 0
         batches = self._read(position)
         held = next(batches, None)
         while held is not None:
@@ -164,8 +171,8 @@ class StreamBatches(Feed):
             count += 1
             if held is None:
                 self._length = count
-                if watched is not None and watched is self._watched and watched.steps_per_epoch is None:
-                    backend.set_steps(watched, count)
+                if asked is not None and asked is self._asked and asked.steps_per_epoch is None:
+                    backend.set_steps(asked, count)
             yield batch
 
     def _read(self, position: Position) -> Iterator[Any]:

@@ -113,9 +113,9 @@ def test_pure_copy_sits_between_optimizer_and_backend(kind):
 
 
 class Asked(backend.Adapter):
-    """One batch of one example, and who asked for it."""
+    """One batch of two examples, and who asked for it."""
 
-    num_batches, batch_size, has_partial_batch, partial_batch_size = 1, 1, False, None
+    num_batches, batch_size, has_partial_batch, partial_batch_size = 1, 2, False, None
 
     def __init__(self):
         self.asked = []
@@ -127,14 +127,14 @@ class Asked(backend.Adapter):
         self.iterators.append(iterator)
 
     def get_jax_iterator(self):
-        return iter([(np.ones((1, 1), "float32"), np.ones((1, 1), "float32"))] * 3)
+        return iter([(np.ones((2, 1), "float32"), np.ones((2, 1), "float32"))] * 3)
 
     def get_tf_dataset(self):
         import tensorflow as tf
 
         self.strategy = backend.asking_strategy()
         return tf.data.Dataset.from_generator(
-            self.get_jax_iterator, output_signature=(tf.TensorSpec([1, 1]), tf.TensorSpec([1, 1]))
+            self.get_jax_iterator, output_signature=(tf.TensorSpec([2, 1]), tf.TensorSpec([2, 1]))
         )
 
 

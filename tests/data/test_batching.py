@@ -247,6 +247,8 @@ def test_steps_per_epoch_goes_with_endless_alone():
         linear().fit(data.Batches(x, y), steps_per_epoch=2, verbose=0)
     with pytest.raises(ValueError, match="`steps_per_epoch` must be given"):
         linear().fit(data.Batches(x, y, endless=True), verbose=0)
+    with pytest.raises(ValueError, match="`steps` must be given"):
+        linear().evaluate(data.Batches(x, y, endless=True), verbose=0)
 
 
 def test_random_sizes_are_traced_once_and_padded_to_a_size():

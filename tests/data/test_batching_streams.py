@@ -74,6 +74,16 @@ def test_steps_per_epoch_cuts_a_generator_without_a_loss():
             model.fit(batches, verbose=0)
 
 
+@pytest.mark.filterwarnings("error:Your input ran out of data")
+def test_validation_on_a_stream_takes_all_of_it_each_time():
+    model, seen = adder(), data.StreamBatches(lambda epoch: powers(), batch_size=5)
+    history = model.fit(data.StreamBatches(lambda epoch: powers()), epochs=2, verbose=0, validation_data=seen).history
+    weight = trained(model)
+    assert weight == 2 * 1023
+    assert history["val_loss"][-1] == pytest.approx(-weight * 1023 / 10)
+    assert seen.state()["step"] == 0
+
+
 def test_a_stream_is_gone_on_with_from_a_saved_position():
     batches = data.StreamBatches(lambda epoch: powers(), batch_size=5)
     taken = iter(batches)
