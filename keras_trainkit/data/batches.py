@@ -50,9 +50,10 @@ class Batches(Feed):
         TypeError, ValueError: for a value out of its range, arrays of different lengths, or no example at all; in
             `fit`, for a batch size that the replicas do not divide.
 
+    >>> import numpy as np
     >>> batches = Batches(np.arange(5), np.arange(5) * 10, batch_size=2, seed=1)
     >>> [y.tolist() for x, y in batches], [y.tolist() for x, y in batches]
-    ([[20, 30], [40, 10], [0]], [[30, 20], [0, 40], [10]])
+    ([[40, 0], [10, 20], [30]], [[10, 40], [0, 30], [20]])
     >>> batches.state()["epoch"]
     2
     """

@@ -59,8 +59,9 @@ class RandomSize(Sizes):
     Raises:
         TypeError, ValueError: for a value out of its range.
 
+    >>> import numpy as np
     >>> RandomSize([16, 32, 64]).at(np.arange(6), seed=1).tolist()
-    [32, 64, 16, 64, 16, 32]
+    [16, 16, 32, 32, 32, 64]
     """
 
     sizes: Sequence[int]
@@ -114,6 +115,7 @@ class GrowingSize(Sizes):
     Raises:
         TypeError, ValueError: for a value out of its range.
 
+    >>> import numpy as np
     >>> GrowingSize([32, 64, 128], steps=[2, 4]).at(np.arange(6), seed=0).tolist()
     [32, 32, 64, 64, 128, 128]
     """

@@ -57,6 +57,7 @@ class StreamBatches(Feed):
         TypeError, ValueError: for a value out of its range; in training, for batches that differ in structure, or a
             generator that is at its end already.
 
+    >>> import numpy as np
     >>> def read(epoch):
     ...     for number in range(3):
     ...         yield np.full((2, 1), number), np.full(2, epoch)
