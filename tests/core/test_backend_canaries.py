@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit.core import backend
+from keras_trainkit.core import backend, backend_data
 
 
 def built():
@@ -112,7 +112,7 @@ def test_pure_copy_sits_between_optimizer_and_backend(kind):
     assert backend.serialize_pure_copy(copy)["class_name"] == kind
 
 
-class Asked(backend.Adapter):
+class Asked(backend_data.Adapter):
     """One batch of two examples, and who asked for it."""
 
     num_batches, batch_size, has_partial_batch, partial_batch_size = 1, 2, False, None
@@ -122,7 +122,7 @@ class Asked(backend.Adapter):
         self.iterators = []
 
     def on_epoch_begin(self):
-        iterator, purpose = backend.asking()
+        iterator, purpose = backend_data.asking()
         self.asked.append(purpose)
         self.iterators.append(iterator)
 
@@ -132,7 +132,7 @@ class Asked(backend.Adapter):
     def get_tf_dataset(self):
         import tensorflow as tf
 
-        self.strategy = backend.asking_strategy()
+        self.strategy = backend_data.asking_strategy()
         return tf.data.Dataset.from_generator(
             self.get_jax_iterator, output_signature=(tf.TensorSpec([2, 1]), tf.TensorSpec([2, 1]))
         )
@@ -149,9 +149,9 @@ def test_trainers_take_an_adapter_and_are_found_by_it():
 
         def on_train_batch_begin(self, batch, logs=None):
             iterator = adapter.iterators[-1]
-            self.steps.append(backend.steps_taken(iterator))
-            assert not backend.goes_on(iterator)  # it would if `steps_per_epoch` were given
-            backend.set_steps(iterator, 3)
+            self.steps.append(backend_data.steps_taken(iterator))
+            assert not backend_data.goes_on(iterator)  # it would if `steps_per_epoch` were given
+            backend_data.set_steps(iterator, 3)
 
     counted = LongerNow()
     model.fit(adapter, epochs=2, verbose=0, callbacks=[counted])
@@ -159,7 +159,7 @@ def test_trainers_take_an_adapter_and_are_found_by_it():
     model.predict(adapter, verbose=0)
     assert [purpose for purpose in adapter.asked if purpose != "build"] == ["fit", "fit", "evaluate", "predict"]
     assert counted.steps == [1, 2, 3]
-    assert backend.asking() == (None, "")
+    assert backend_data.asking() == (None, "")
 
 
 @pytest.mark.tensorflow
