@@ -452,12 +452,6 @@ def init_parameters(cls: type) -> list[str]:
     return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
 
 
-def replicas_in_sync() -> int:
-    """How many replicas take this step together."""
-    context = tf.distribute.get_replica_context() if ON_TENSORFLOW else None
-    return 1 if context is None else context.num_replicas_in_sync
-
-
 def _native(variable: Any) -> Any:
     return variable._value if isinstance(variable, keras.Variable) else variable
 

@@ -134,7 +134,7 @@ def follow_batch_size(model: Model) -> Model:
         rows = ops.shape(leaf)[0]
         if backend.ON_TENSORFLOW:
             # The same on every replica, because batches are dealt out evenly.
-            count = ops.cast(rows, "float32") * backend.replicas_in_sync()
+            count = ops.cast(rows, "float32") * backend.replicas()
             backend.write(seen, rate.factor(count))
             return original(*arguments)
         object.__setattr__(rate, "_seen", rate.factor(rows))
