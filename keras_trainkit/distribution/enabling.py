@@ -16,7 +16,7 @@ from keras_trainkit.core import backend
 from keras_trainkit.distribution.chief import without_writing
 from keras_trainkit.distribution.cluster import Cluster
 from keras_trainkit.distribution.lost import naming_the_lost
-from keras_trainkit.distribution.packing import Packing
+from keras_trainkit.distribution.packing import Packing, one_at_a_time
 from keras_trainkit.distribution.joining import cluster_of, workers
 
 
@@ -113,7 +113,7 @@ def _packed(model: Any, make: str, function: str, step: str) -> Callable[..., No
                 del vars(model)[step]
             else:
                 _set(model, step, own)
-        setattr(model, function, packing.unpacked(getattr(model, function)))
+        setattr(model, function, one_at_a_time(model, packing.unpacked(getattr(model, function))))
 
     return make_function
 
@@ -197,11 +197,19 @@ def _gather(strategy: Any, values: list[int]) -> np.ndarray:
     """The integers of every replica: an array (replicas, values)."""
     import tensorflow as tf
 
-    def one() -> Any:
-        return tf.distribute.get_replica_context().all_gather(tf.constant([values], tf.int64), axis=0)
-
-    gathered = tf.function(lambda: strategy.run(one), autograph=False)()
+    gathered = _gathering(strategy)(tf.constant([values], tf.int64))
     return strategy.experimental_local_results(gathered)[0].numpy()
+
+
+@functools.cache
+def _gathering(strategy: Any) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    def everyone(value: Any) -> Any:
+        # The copy gives the value a device, which the gathering asks for.
+        return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
+
+    return tf.function(lambda value: strategy.run(everyone, args=(value,)), autograph=False)
 
 
 def _silent(verbose: Any) -> Any:

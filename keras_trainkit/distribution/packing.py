@@ -47,3 +47,28 @@ class Packing:
             return keras.tree.pack_sequence_as(self._template, leaves)
 
         return call
+
+
+def one_at_a_time(model: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function`, which runs one step for each call, made to run as many as the model's `steps_per_execution` says.
+
+    Keras puts the steps into a loop inside the graph, and TensorFlow cannot run exchanges between workers in there.
+    """
+    import tensorflow as tf
+
+    def call(iterator: Any) -> Any:
+        steps, results = model.steps_per_execution, None
+        model.steps_per_execution = 1  # read while the step is traced
+        try:
+            for _ in range(steps):
+                try:
+                    results = function(iterator)
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    if results is None:
+                        raise
+                    break
+        finally:
+            model.steps_per_execution = steps
+        return results
+
+    return call
