@@ -79,7 +79,7 @@ def _of_kind(kind: str) -> tuple[Part, ...]:
 
 def _definition(name: str, file: Path) -> ast.ClassDef | ast.FunctionDef | None:
     """Where a name comes from, through imports inside the kit; None if it is neither a class nor a function."""
-    for node in _parse(file).body:
+    for node in _statements(_parse(file)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return node
         if isinstance(node, ast.ImportFrom):
@@ -88,6 +88,12 @@ def _definition(name: str, file: Path) -> ast.ClassDef | ast.FunctionDef | None:
                 if source is not None and (alias.asname or alias.name) == name:
                     return _definition(alias.name, source)
     return None
+
+
+def _statements(tree: ast.Module) -> list[ast.stmt]:
+    """Those of a module, and those for type checkers alone, where a package that loads its names later imports them."""
+    inner = [each for node in tree.body if isinstance(node, ast.If) for each in node.body]
+    return [*tree.body, *inner]
 
 
 def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
