@@ -81,8 +81,15 @@ def train(strategy, case):
     evaluated = model.evaluate(*held_out, batch_size=BATCH, verbose=0, return_dict=True)
     results = {f"history/{name}": np.array(values) for name, values in run.history.items()}
     results |= {f"evaluate/{name}": value for name, value in evaluated.items()}
+    results["programs"] = programs(model.optimizer)
     results["predict"] = model.predict(held_out[0], batch_size=BATCH, verbose=0)
     return model, results
+
+
+def programs(optimizer):
+    """How many compiled programs the update has run; Keras's own optimizers have none."""
+    made = getattr(optimizer, "_programs", None)
+    return len(made._in_place) + len(made._joined) if made is not None else 0
 
 
 def overflow(strategy):
@@ -135,9 +142,12 @@ def weights(model):
 def main(folder):
     strategy = distribution.workers(timeout=30, start_timeout=120)
     worker = strategy.cluster_resolver.task_id if strategy.num_replicas_in_sync > 1 else "alone"
-    print("replicas", strategy.num_replicas_in_sync, flush=True)
+    np.savez(folder / f"seed-{worker}.npz", weights=0, draw=np.random.random(3))
     runs = {case: lambda case=case: train(strategy, case) for case in CASES}
-    runs |= {"overflow": lambda: overflow(strategy), "files": lambda: files(strategy, folder / str(worker == "alone"))}
+    runs |= {
+        "overflow": lambda: overflow(strategy),
+        "files": lambda: files(strategy, folder / ("alone" if worker == "alone" else "workers")),
+    }
     for case, run in runs.items():
         print(case, flush=True)
         model, results = run()
