@@ -77,6 +77,7 @@ def _enable(model: Any, strategy: Any, cluster: Cluster) -> None:
         _set(model, make, _packed(model, make, function, step))
     for name in ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch"):
         _set(model, name, _watched(getattr(model, name), cluster))
+    model.train_function = model.test_function = None  # what was made before knows nothing of this
     _set(model, "fit", _compared(model, model.fit, strategy, cluster))
 
 

@@ -171,3 +171,30 @@ def test_under_a_strategy_trainers_look_at_a_batch_first(two_replicas):
     model.fit(adapter, verbose=0)
     assert adapter.asked == ["build", "fit"]
     assert adapter.strategy is two_replicas
+
+
+@pytest.mark.tensorflow
+def test_the_trainer_builds_models_by_the_method_that_workers_replace():
+    assert list(inspect.signature(keras.Model._maybe_symbolic_build).parameters) == ["self", "iterator", "data_batch"]
+    for name in ("fit", "evaluate", "train_on_batch"):
+        assert "self._maybe_symbolic_build(" in inspect.getsource(inspect.unwrap(getattr(keras.Model, name)))
+
+
+@pytest.mark.tensorflow
+def test_a_restoring_callback_sets_the_first_epoch_where_we_read_it():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    assert backend.first_epoch(model) == 0
+    model._initial_epoch = 3
+    assert backend.first_epoch(model) == 3
+    assert "self.model._initial_epoch = " in inspect.getsource(keras.callbacks.BackupAndRestore)
+
+
+@pytest.mark.tensorflow
+def test_tensorflow_takes_the_patience_with_workers_before_it_starts():
+    from tensorflow.python.eager import context
+
+    arguments = inspect.signature(context.Context.configure_coordination_service).parameters
+    assert {
+        "service_type", "service_leader", "cluster_register_timeout_in_ms", "heartbeat_timeout_in_ms",
+        "coordinated_jobs",
+    } <= set(arguments)  # fmt: skip
