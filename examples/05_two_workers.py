@@ -1,8 +1,8 @@
 """Two workers train one model, and go on after one was killed.
 
 Run it with `keras-trainkit launch --workers 2 examples/05_two_workers.py`; it takes a minute on a processor. Started
-with `python`, the same script trains on one device, with the same result. With `--restarts 1` and the argument
-`--kill` worker 1 is killed in the middle, and all start again from the last checkpoint:
+with `python`, the same script trains on one device. With `--restarts 1` and the argument `--kill` worker 1 is killed in
+the middle, and all start again from the last checkpoint:
 
     keras-trainkit launch --workers 2 --restarts 1 examples/05_two_workers.py --kill
 

@@ -80,7 +80,7 @@ def workers(timeout: float | None = None, start_timeout: float = 600.0, cluster:
 
 def cluster_of(strategy: Any) -> Cluster | None:
     """The workers that a MultiWorkerMirroredStrategy was made for; None for another strategy."""
-    resolver = getattr(strategy, "cluster_resolver", None)
+    resolver: Any = getattr(strategy, "cluster_resolver", None)
     if not hasattr(resolver, "cluster_spec") or not resolver.cluster_spec().as_dict():
         return None
     tasks = resolver.cluster_spec().as_dict()
