@@ -15,9 +15,9 @@ import numpy as np
 from keras_trainkit.core import backend
 from keras_trainkit.distribution.chief import without_writing
 from keras_trainkit.distribution.cluster import Cluster
+from keras_trainkit.distribution.joining import cluster_of, workers
 from keras_trainkit.distribution.lost import naming_the_lost
 from keras_trainkit.distribution.packing import Packing, one_at_a_time
-from keras_trainkit.distribution.joining import cluster_of, workers
 
 
 def enable_workers(model: Any) -> Any:
