@@ -70,7 +70,8 @@ def gone(pid):
 
 
 def test_each_worker_knows_all_and_its_lines_have_its_number(launch):
-    end = "print(sys.argv[1:], 'tensorflow' in sys.modules)\nprint(json.dumps(cluster))\nprint('to stderr', end='', file=sys.stderr)"
+    end = "print(sys.argv[1:], 'tensorflow' in sys.modules)\nprint(json.dumps(cluster))\n"
+    end += "print('to stderr', end='', file=sys.stderr)"
     code, out, error = ended(launch(end, "--workers", "2", arguments=("--epochs", "3", "-m", "--workers")))
     assert code == 0, error
     lines = [[line[4:] for line in out.splitlines() if line.startswith(f"[{index}] ")] for index in (0, 1)]
@@ -253,7 +254,8 @@ def test_free_ports_differ():
 
 
 def test_the_command_waits_for_no_tensorflow():
-    code = "import sys; sys.argv[0] = '-m'\nfrom keras_trainkit.cli import main\nassert main.main({}) == 0\nassert not {{'tensorflow', 'keras'}} & set(sys.modules)"
+    code = "import sys; sys.argv[0] = '-m'\nfrom keras_trainkit.cli import main\nassert main.main({}) == 0\n"
+    code += "assert not {{'tensorflow', 'keras'}} & set(sys.modules)"
     for arguments in (["list", "distribution"], ["launch", "--workers", "1", "-m", "this"]):
         done = subprocess.run(
             [sys.executable, "-c", code.format(arguments)], capture_output=True, text=True, timeout=60

@@ -32,7 +32,7 @@ class Pair:
     def __init__(self, folder, *command):
         self.clusters = local_clusters(2)
         variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | QUIET
-        self.files = [open(folder / f"output-{index}", "w+") for index in (0, 1)]
+        self.files = [(folder / f"output-{index}").open("w+") for index in (0, 1)]
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *command],
