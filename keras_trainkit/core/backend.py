@@ -463,7 +463,7 @@ def builds_from_local_batches(model: Any) -> Callable[..., None]:
 
     def build(iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None:
-            for _, _, batches in iterator:
+            for *_, batches in iterator:
                 data_batch = keras.tree.map_structure(
                     lambda value: strategy.experimental_local_results(value)[0], next(batches)
                 )
