@@ -1,6 +1,6 @@
 """Every private name of Keras and TensorFlow that the kit leans on, and nothing else.
 
-What concerns the data of a trainer stands in backend_data.py.
+What feeds a trainer stands in backend_data.py, what concerns several workers in backend_workers.py.
 tests/core/test_backend_canaries.py names the one that has gone when a new version breaks this file.
 """
 
@@ -18,7 +18,6 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope, in_sta
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
-    from tensorflow.python.eager import context as tf_context
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -138,7 +137,9 @@ def all_reduce_sum(gradients: list[Any]) -> list[Any]:
     found = list(gradients)
     context, sum_of = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
     for alike in positions.values():
-        for position, total in zip(alike, context.all_reduce(sum_of, [gradients[i] for i in alike]), strict=True):
+        # What was read of a variable may have no device of its own, which the reduction asks for.
+        placed = [tf.nest.map_structure(tf.identity, gradients[i], expand_composites=True) for i in alike]
+        for position, total in zip(alike, context.all_reduce(sum_of, placed), strict=True):
             found[position] = total
     return found
 
@@ -451,52 +452,6 @@ def init_parameters(cls: type) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
-
-
-def builds_from_local_batches(model: Any) -> Callable[..., None]:
-    """A stand-in for the trainer's method that builds model and metrics from the first batch of `fit` or `evaluate`.
-
-    Keras's own averages that batch over the replicas, which TensorFlow cannot on several workers. The part of one
-    replica has the same shapes and dtypes.
-    """
-    original, strategy = type(model)._maybe_symbolic_build, model.distribute_strategy
-
-    def build(iterator: Any = None, data_batch: Any = None) -> None:
-        if iterator is not None:
-            for *_, batches in iterator:
-                data_batch = keras.tree.map_structure(
-                    lambda value: strategy.experimental_local_results(value)[0], next(batches)
-                )
-                break
-        original(model, data_batch=data_batch)
-
-    return build
-
-
-def replace_build(model: Any, build: Callable[..., None]) -> None:
-    """Has the trainer of this model alone call `build` in place of its own method."""
-    vars(model)["_maybe_symbolic_build"] = build
-
-
-def first_epoch(model: Any) -> int:
-    """The epoch where a callback that restores has `fit` begin; 0 if none did."""
-    return int(getattr(model, "_initial_epoch", None) or 0)
-
-
-def watch_workers(workers: int, timeout: float) -> None:
-    """Has TensorFlow hold a worker for lost that has been silent for so many seconds; it takes 10 by itself.
-
-    Must come before the strategy of the workers is made.
-    """
-    experimental = tf.compat.v1.ConfigProto().experimental
-    job = experimental.coordination_config.coordinated_job_list.add(name="worker", num_tasks=workers)
-    tf_context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=int(timeout * 1000),
-        heartbeat_timeout_in_ms=int(timeout * 1000),
-        coordinated_jobs=[job],
-    )
 
 
 def _native(variable: Any) -> Any:

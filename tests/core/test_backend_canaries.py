@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit.core import backend, backend_data
+from keras_trainkit.core import backend, backend_data, backend_workers
 
 
 def built():
@@ -183,9 +183,9 @@ def test_the_trainer_builds_models_by_the_method_that_workers_replace():
 @pytest.mark.tensorflow
 def test_a_restoring_callback_sets_the_first_epoch_where_we_read_it():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    assert backend.first_epoch(model) == 0
+    assert backend_workers.first_epoch(model) == 0
     model._initial_epoch = 3
-    assert backend.first_epoch(model) == 3
+    assert backend_workers.first_epoch(model) == 3
     assert "self.model._initial_epoch = " in inspect.getsource(keras.callbacks.BackupAndRestore)
 
 
