@@ -44,10 +44,10 @@ def add_to(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = Recipe()
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
     def option(group: Any, name: str, text: str, metavar: str | None = None, **settings: Any) -> None:
-        value = getattr(default, name)
+        value = defaults[name]
         shown = "" if value is None else f" (default {value})"
         flag = "--" + name.replace("_", "-")
         group.add_argument(flag, dest=name, metavar=metavar, help=text + shown, default=argparse.SUPPRESS, **settings)
@@ -58,8 +58,19 @@ def add_to(commands: Any) -> None:
     option(what, "model", "your function, called with (input_shape, outputs), returns a keras.Model", "MODULE:FUNCTION")
     how = parser.add_argument_group("how to train")
     option(how, "optimizer", "its name, see 'keras-trainkit list optimizers'", "NAME")
-    option(how, "learning_rate", "the highest learning rate", "RATE", type=float)
-    option(how, "schedule", "what the rate does after the warm-up", choices=SCHEDULES)
+    option(
+        how,
+        "learning_rate",
+        "the highest learning rate (default: the optimizer's own, 0.002 for adamw)",
+        "RATE",
+        type=float,
+    )
+    option(
+        how,
+        "schedule",
+        "what the rate does after the warm-up (default: cosine, or constant where the optimizer asks for it)",
+        choices=SCHEDULES,
+    )
     option(
         how,
         "warmup",

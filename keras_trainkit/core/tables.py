@@ -5,7 +5,9 @@ from __future__ import annotations
 OPTIMIZER_COLUMNS = ["optimizer", "year", "paper", "state bytes/parameter", "sparse gradients"]
 
 
-def optimizer_row(name: str, year: int, paper: str, state_bytes: float, sparse: str) -> list[str]:
+def optimizer_row(
+    name: str, year: int, paper: str, state_bytes: float, sparse: str, constant_rate: bool = False
+) -> list[str]:
     """The cells of one optimizer under `OPTIMIZER_COLUMNS`."""
     return [name, str(year), paper, f"{state_bytes:.2g}", sparse]
 

@@ -39,7 +39,7 @@ class COCOB(TransformOptimizer):
     100.0
     """
 
-    info = Info(year=2017, paper="arXiv:1705.07795", state_bytes=16)
+    info = Info(year=2017, paper="arXiv:1705.07795", state_bytes=16, constant_rate=True)
 
     def __init__(self, learning_rate: Any = 1.0, alpha: float = 100.0, epsilon: float = 1e-8, **options: Any) -> None:
         super().__init__(learning_rate, **options)

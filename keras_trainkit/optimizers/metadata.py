@@ -16,9 +16,11 @@ class Info:
             shape, that of a matrix of 1024 by 1024.
         sparse: what gradients of a part of the rows get: `"dense"`, the same result as the full gradient;
             `"lazy"`, the rows that they do not hold are left alone.
+        constant_rate: whether it is made to go without a schedule of the learning rate.
     """
 
     year: int
     paper: str
     state_bytes: float
     sparse: str = "dense"
+    constant_rate: bool = False

@@ -44,7 +44,7 @@ class ScheduleFreeAdamW(TransformOptimizer):
     0.9
     """
 
-    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=8)
+    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=8, constant_rate=True)
 
     decays_inside: ClassVar[Any] = True
 

@@ -39,7 +39,7 @@ class ScheduleFreeRAdam(TransformOptimizer):
     True
     """
 
-    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=8)
+    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=8, constant_rate=True)
 
     decays_inside: ClassVar[Any] = True
 

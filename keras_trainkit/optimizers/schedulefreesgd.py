@@ -40,7 +40,7 @@ class ScheduleFreeSGD(TransformOptimizer):
     0.9
     """
 
-    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=4)
+    info = Info(year=2024, paper="arXiv:2405.15682", state_bytes=4, constant_rate=True)
 
     decays_inside: ClassVar[Any] = True
 

@@ -67,6 +67,34 @@ def optimizer_names() -> list[str]:
     return [part.name.lower() for part in _of_kind("optimizers") if part.is_class]
 
 
+def own_schedule(optimizer: str) -> str:
+    """The schedule that an optimizer is made for: "constant" or "cosine".
+
+    >>> own_schedule("adam"), own_schedule("schedulefreeadamw")
+    ('cosine', 'constant')
+    """
+    return "constant" if (_optimizer(optimizer).info or {})["constant_rate"] else "cosine"
+
+
+def own_rate(optimizer: str) -> float:
+    """The learning rate that an optimizer has by default.
+
+    >>> own_rate("lion"), own_rate("prodigy")
+    (0.0001, 1.0)
+    """
+    node = _definition(_optimizer(optimizer).name, _PACKAGE / "optimizers" / "__init__.py")
+    initializer = next(each for each in ast.walk(node) if getattr(each, "name", "") == "__init__") if node else None
+    if not isinstance(initializer, ast.FunctionDef):
+        raise ValueError(f"the source of {optimizer} has no __init__")
+    arguments = initializer.args.args
+    defaults = dict(zip(reversed([a.arg for a in arguments]), reversed(initializer.args.defaults), strict=False))
+    return float(ast.literal_eval(defaults["learning_rate"]))
+
+
+def _optimizer(name: str) -> Part:
+    return next(part for part in _of_kind("optimizers") if part.is_class and part.name.lower() == name)
+
+
 @cache
 def _of_kind(kind: str) -> tuple[Part, ...]:
     init = _PACKAGE / kind / "__init__.py"

@@ -71,7 +71,9 @@ def test_list_as_json_filters_by_pattern(capsys):
     (part,) = json.loads(capsys.readouterr().out)
     assert (part["kind"], part["name"], part["is_class"]) == ("optimizers", "AdamW", True)
     assert part["summary"]
-    assert part["info"] == {"year": 2017, "paper": "arXiv:1711.05101", "state_bytes": 8, "sparse": "dense"}
+    assert part["info"] == {
+        "year": 2017, "paper": "arXiv:1711.05101", "state_bytes": 8, "sparse": "dense", "constant_rate": False
+    }  # fmt: skip
 
 
 def test_lines_are_cut_only_in_a_terminal():

@@ -1,12 +1,14 @@
 """Recipe: what it accepts, what it refuses and in which words, and its files."""
 
 import dataclasses
+import inspect
 import json
 import sys
 
 import pytest
 
-from keras_trainkit.recipes import Recipe, RecipeError
+from keras_trainkit import optimizers
+from keras_trainkit.recipes import Recipe, RecipeError, catalog
 from keras_trainkit.recipes.recipe import read_file
 
 
@@ -145,3 +147,28 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text("epochs: 2\n")
     with pytest.raises(RecipeError, match=r"keras-trainkit\[yaml\]"):
         Recipe.from_file(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "schedule"),
+    [
+        ("adamw", 2e-3, "cosine"),
+        ("Muon", 0.02, "cosine"),
+        ("prodigy", 1.0, "cosine"),
+        ({"name": "schedulefreesgd", "momentum": 0.95}, 1.0, "constant"),
+        ("cocob", 1.0, "constant"),
+    ],
+)
+def test_rate_and_schedule_are_the_optimizers_own_unless_given(optimizer, rate, schedule):
+    recipe = Recipe(optimizer=optimizer)
+    assert (recipe.learning_rate, recipe.schedule) == (rate, schedule)
+    given = Recipe(optimizer=optimizer, learning_rate=0.5, schedule="cosine")
+    assert (given.learning_rate, given.schedule) == (0.5, "cosine")
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_what_the_source_says_of_rates_is_what_the_classes_have():
+    for kind in optimizers.classes():
+        name = kind.__name__.lower()
+        assert catalog.own_rate(name) == inspect.signature(kind).parameters["learning_rate"].default, name
+        assert (catalog.own_schedule(name) == "constant") == kind.info.constant_rate, name
