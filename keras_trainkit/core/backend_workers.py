@@ -25,7 +25,7 @@ def builds_from_local_batches(model: Any) -> Callable[..., None]:
     """
     original, strategy = type(model)._maybe_symbolic_build, model.distribute_strategy
 
-    def build(iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(iterator: Any = None, data_batch: Any = None) -> None:  # `asking` knows it by its name
         if iterator is not None:
             for *_, batches in iterator:
                 data_batch = keras.tree.map_structure(
@@ -34,7 +34,7 @@ def builds_from_local_batches(model: Any) -> Callable[..., None]:
                 break
         original(model, data_batch=data_batch)
 
-    return build
+    return _maybe_symbolic_build
 
 
 def replace_build(model: Any, build: Callable[..., None]) -> None:

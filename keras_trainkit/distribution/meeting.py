@@ -1,6 +1,6 @@
 """The workers meet before TensorFlow starts: all are there, of one version, and agree on the list and on a seed.
 
-TensorFlow's own start waits for the missing up to an hour, without a name and past every signal.
+TensorFlow's own start waits for the missing without a name, and past every signal.
 """
 
 from __future__ import annotations
