@@ -51,5 +51,6 @@ def _runs_as_command() -> bool:
 
 
 if not _runs_as_command():
-    for _name in _SUBPACKAGES:
+    # One of the modules that load late has a class to register.
+    for _name in [*_SUBPACKAGES, "data.rates"]:
         importlib.import_module(f"keras_trainkit.{_name}")
