@@ -15,6 +15,7 @@ TUNING_SEED = 1000  # rates are chosen with it; the seeds that are reported begi
 REFERENCES = ("keras_adam", "keras_adamw")
 SURE = 0.05  # the p-value from which on a difference counts as more than noise
 FACTOR = 3.0  # between neighbouring rates
+NOT_TIMED = "not timed"
 
 Run = dict[str, Any]
 
@@ -141,8 +142,7 @@ def table(
         problem: {
             name: whole
             for name in dict.fromkeys(run["optimizer"] for run in runs if run["problem"] == problem)
-            if (whole := _summary_if_complete(runs, problem, name, known["target"], times.get((problem, name))))
-            is not None
+            if (whole := _summary_if_complete(runs, problem, name, known["target"], times)) is not None
         }
         for problem, known in problems.items()
     }
@@ -153,12 +153,15 @@ def table(
 
 
 def _summary_if_complete(
-    runs: list[Run], problem: str, name: str, target: float, step_ms: list[float] | None
+    runs: list[Run], problem: str, name: str, target: float, times: dict[tuple[str, str], list[float]]
 ) -> dict[str, Any] | None:
     mine = [run for run in runs if run["problem"] == problem and run["optimizer"] == name]
     if not tried(mine):
         return None
-    whole = summary(mine, target, step_ms)
+    whole = summary(mine, target, times.get((problem, name)))
+    if (problem, name) not in times and any(timed == problem for timed, _ in times):
+        # What its runs counted, whenever they were made, does not compare with what was measured in turn.
+        whole["seconds"] = None
     return whole if whole["steps"] else None
 
 
@@ -179,10 +182,11 @@ def _method(found: dict[str, dict[str, Any]]) -> str:
         f"defaults, but for what is listed below. Then {_several(seeds)} seeds with that rate; the number is their "
         "median, in brackets the lowest and the highest. A † says that the best rate was the highest or lowest tried: "
         "a larger budget might do better. Steps are counted to the first evaluation at or below the target, seconds "
-        "are steps times the median time of a step, which was measured in turn, without compiling and evaluating.\n\n"
+        "are steps times the median time of a step, which was measured in turn, without compiling and evaluating; who "
+        "was not measured so is not timed.\n\n"
         f"`less` and `more` stand where Wilcoxon's rank-sum test, two-sided and exact, gives p <= {SURE}; `noise` "
-        f"where it does not. Steps were compared {comparisons} times, and seconds as often: by chance alone about "
-        f"{SURE * comparisons:.0f} of each would not be called noise."
+        f"where it does not. Steps were compared {comparisons} times, and seconds at most as often: by chance alone "
+        f"about {SURE * comparisons:.0f} of each would not be called noise."
     )
 
 
@@ -232,10 +236,13 @@ def _one(problem: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
     for name in sorted(rows, key=lambda name: (statistics.median(rows[name]["steps"]), min(rows[name]["loss"]))):
         row = rows[name]
         cells = [f"`{name}`", f"{row['rate']:g}{' †' if row['at_edge'] else ''}"]
-        cells += [_spread(row["steps"], "{:.0f}"), _spread(row["seconds"], "{:.2f}"), _spread(row["loss"], "{:.4f}")]
+        seconds = NOT_TIMED if row["seconds"] is None else _spread(row["seconds"], "{:.2f}")
+        cells += [_spread(row["steps"], "{:.0f}"), seconds, _spread(row["loss"], "{:.4f}")]
         for reference in references:
             for what in ("steps", "seconds"):
-                cells.append("" if name == reference else compare(row[what], rows[reference][what]))
+                theirs = rows[reference][what]
+                untimed = row[what] is None or theirs is None
+                cells.append("" if name == reference else NOT_TIMED if untimed else compare(row[what], theirs))
         lines.append(cells)
     return (
         f"### {problem['title'][0].upper()}{problem['title'][1:]}\n\n"

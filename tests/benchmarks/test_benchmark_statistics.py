@@ -166,6 +166,18 @@ def test_the_table_says_how_and_what(module):
     assert table.table([], {}) == "No runs.\n"
 
 
+def test_seconds_are_of_steps_that_were_timed_in_turn(module):
+    table = module("training_table")
+    runs = [run(name, 0.1, seed, (1, 0.4, 0.4)) for name in ("keras_adamw", "ours", "late") for seed in range(5)]
+    runs += [run(name, 0.1, table.TUNING_SEED, (1, 0.4, 0.4)) for name in ("keras_adamw", "ours", "late")]
+    times = {("toy", "keras_adamw"): [3.0, 1.0, 2.0], ("toy", "ours"): [1.0, 1.0]}
+    lines = table.table(runs, {"toy": {"title": "a toy", "target": 0.5, "steps": 40}}, times).splitlines()
+    (ours,) = [line for line in lines if line.startswith("| `ours` | 0.1")]
+    (late,) = [line for line in lines if line.startswith("| `late` | 0.1")]
+    assert ours.split(" | ")[3].startswith("0.02") and "0.50 less" in ours
+    assert late.split(" | ")[3] == "not timed" and late.count("not timed") == 2
+
+
 def test_a_line_that_was_cut_off_is_left_out(module, tmp_path):
     table = module("training_table")
     path = tmp_path / "runs.jsonl"
