@@ -1,6 +1,7 @@
 """Every private name of Keras and TensorFlow that the kit leans on, and nothing else.
 
-What feeds a trainer stands in backend_data.py, what concerns several workers in backend_workers.py.
+What feeds a trainer stands in backend_data.py, what concerns several workers in backend_workers.py, what splits
+variables over devices in backend_layouts.py.
 tests/core/test_backend_canaries.py names the one that has gone when a new version breaks this file.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 import keras
 from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+from keras_trainkit.core import backend_layouts
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
@@ -83,10 +86,10 @@ def add_slot(
     optimizer: Any, reference: Any, name: str, shape: Any, dtype: str, initializer: Callable[[Any, Any], Any]
 ) -> keras.Variable:
     """A variable of the optimizer that lives on the devices of the model variable `reference`."""
-    layout = getattr(reference, "_layout", None) if tuple(shape) == tuple(reference.shape) else None
-    arguments = {"shape": shape, "initializer": initializer, "dtype": dtype, "name": name, "layout": layout}
+    arguments = {"shape": shape, "initializer": initializer, "dtype": dtype, "name": name}
     if not ON_TENSORFLOW:
-        return optimizer.add_variable(**arguments)
+        first, layout = backend_layouts.First(initializer), backend_layouts.layout_like(reference, shape)
+        return optimizer.add_variable(**arguments | {"initializer": first, "layout": layout})
     with optimizer._distribution_strategy.extended.colocate_vars_with(_native(reference)):
         return optimizer.add_variable(**arguments)
 

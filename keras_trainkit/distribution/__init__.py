@@ -14,33 +14,43 @@ if TYPE_CHECKING:
     from keras_trainkit.distribution.devices import describe_devices
     from keras_trainkit.distribution.enabling import enable_workers
     from keras_trainkit.distribution.joining import workers
+    from keras_trainkit.distribution.layout import layout_for
+    from keras_trainkit.distribution.layout_report import Bytes, ModelLayout, VariableLayout
     from keras_trainkit.distribution.lost import WorkerLost
     from keras_trainkit.distribution.seeds import separate_seeds
     from keras_trainkit.distribution.strategies import SingleDevice, strategy
 
 __all__ = [
+    "Bytes",
     "Cluster",
+    "ModelLayout",
     "SingleDevice",
+    "VariableLayout",
     "WorkerLost",
     "chief_only",
     "chief_path",
     "describe_devices",
     "enable_workers",
     "is_chief",
+    "layout_for",
     "separate_seeds",
     "strategy",
     "workers",
 ]
 
 _HOMES = {
+    "Bytes": "layout_report",
     "Cluster": "cluster",
+    "ModelLayout": "layout_report",
     "SingleDevice": "strategies",
+    "VariableLayout": "layout_report",
     "WorkerLost": "lost",
     "chief_only": "chief",
     "chief_path": "chief",
     "describe_devices": "devices",
     "enable_workers": "enabling",
     "is_chief": "chief",
+    "layout_for": "layout",
     "separate_seeds": "seeds",
     "strategy": "strategies",
     "workers": "joining",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit.core import backend, backend_data, backend_workers
+from keras_trainkit.core import backend, backend_data, backend_layouts, backend_workers
 
 
 def built():
@@ -98,6 +98,44 @@ def test_flat_layers_go_down():
 def test_layout_attribute():
     # A slot is sharded like its variable by this attribute.
     assert hasattr(built()[1], "_layout")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shards variables by a layout")
+def test_layouts_name_their_axes():
+    mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), keras.distribution.list_devices()[:2])
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts["v"] = ("model", None)
+    assert backend_layouts.axes_of(keras.Variable(np.ones((4, 3)), name="v")) is None
+    keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layouts))
+    try:
+        variable = keras.Variable(np.ones((4, 3)), name="v")
+        slot = keras.Variable(np.ones((3, 4)), name="s", layout=backend_layouts.layout_like(variable, (3, 4)))
+        assert backend_layouts.axes_of(variable) == ("model", None)
+        assert backend_layouts.axes_of(slot) == (None, "model")
+        assert slot.value.addressable_shards[0].data.shape == (3, 2)
+        with backend_layouts.laid_out([(variable, None)]):
+            assert backend_layouts.axes_of(variable) is None
+        assert backend_layouts.axes_of(variable) == ("model", None)
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def test_what_is_made_on_paper_has_no_value_and_leaves_no_name():
+    from keras.src.backend.common import global_state
+
+    with backend_layouts.on_paper():
+        dense = keras.layers.Dense(2)
+        dense.build((None, 3))
+        assert dense.kernel.path == "dense/kernel" and dense.kernel.shape == (3, 2)
+    assert dense.kernel._value is None
+    assert not global_state.get_global_attribute("uninitialized_variables")
+    assert keras.layers.Dense(2).name == "dense"
+
+
+def test_sublayers_stand_in_the_order_of_the_computation():
+    parts = [keras.layers.Dense(2, name=name) for name in "ba"]
+    model = keras.Sequential([keras.Input((2,)), *parts])
+    assert [layer.name for layer in backend_layouts.sublayers(model) if layer in parts] == ["b", "a"]
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Nadam", "Lamb", "Muon", "Adafactor", "Ftrl", "Adamax"])
