@@ -45,7 +45,8 @@ def layout_like(reference: Any, shape: Sequence[int]) -> Any:
     has its size and is not taken yet, or whole. It never is None beside a variable that has a layout: Keras would look
     the slot's own path up in the layout map, whose patterns may find the variable's name in it.
     """
-    layout, axes = getattr(reference, "_layout", None), axes_of(reference)
+    layout: Any = getattr(reference, "_layout", None)
+    axes = axes_of(reference)
     if axes is None or tuple(shape) == tuple(reference.shape):
         return layout
     free = list(zip(reference.shape, axes, strict=True))

@@ -1,6 +1,6 @@
 """Trains on 8 host devices of JAX and prints what it found as JSON; run by test_model_parallel.py in its own process.
 
-The working directory is the folder of the tests.
+`python parallel_program.py OPTIMIZER...`, `... transformer PAGE` or `... slots`, in the folder of the tests.
 """
 
 import json
@@ -132,7 +132,7 @@ def wide():
     return {"moved": moved, "difference": difference, "shards": shards}
 
 
-def keras_looks_slots_up():
+def looked_up():
     """Keras's Adafactor, and ours, with a layout map whose patterns find the names of the slots, too."""
     found = {}
     for kind in (keras.optimizers.Adafactor, optimizers.Adafactor):
@@ -170,20 +170,17 @@ def page(path):
     fresh()
     text = pathlib.Path(path).read_text(encoding="utf-8")
     blocks = [part.split("```")[0] for part in text.split("```py\n")[1:]]
-    for block in blocks:
-        exec(compile(block, path, "exec"), {"__name__": "__documentation__"})
+    namespace = {"__name__": "__documentation__"}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"block {number}", "exec"), namespace)
     return len(blocks)
 
 
 assert len(jax.devices()) == 8
-print(
-    json.dumps(
-        {
-            "keras": keras_looks_slots_up(),
-            "large": large(),
-            "rows": rows(sys.argv[2].split(",")),
-            "transformer": wide(),
-            "page": page(sys.argv[1]),
-        }
-    )
-)
+if sys.argv[1] == "transformer":
+    report = {"transformer": wide(), "page": page(sys.argv[2])}
+elif sys.argv[1] == "slots":
+    report = {"looked up": looked_up(), "large": large()}
+else:
+    report = rows(sys.argv[1:])
+print(json.dumps(report))

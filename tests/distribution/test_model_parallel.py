@@ -1,4 +1,4 @@
-"""Model parallelism with Keras on JAX. It needs 8 devices from the start, so it runs in a process of its own.
+"""Model parallelism with Keras on JAX. It needs 8 devices from the start, so it runs in processes of its own.
 
 None of it is marked slow, although it takes a minute: the environment of JAX leaves out what is slow.
 """
@@ -19,55 +19,44 @@ HERE = pathlib.Path(__file__).parent
 ROWS = {case.name: case for case in CASES if case.name in ("adamw", "adafactor", "muon", "lion", "shampoo")}
 
 
-@pytest.fixture(scope="module")
-def found():
-    """What parallel_program.py printed."""
-    flags = "--xla_force_host_platform_device_count=8"
+def found(*parts):
+    """What parallel_program.py found."""
+    # Compiling takes longest by far, so it optimizes nothing.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    page = HERE.parents[1] / "docs" / "model-parallel.md"
-    program = [sys.executable, str(HERE / "parallel_program.py"), str(page), ",".join(ROWS)]
+    program = [sys.executable, str(HERE / "parallel_program.py"), *parts]
     done = subprocess.run(program, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_two_by_four_devices_equal_one(found, name):
-    row = found["rows"][name]
-    assert row["moved"] > 5e-3
-    assert row["model parallel"] < ROWS[name].replica_tolerance
-    assert row["strange slots"] == []
+def test_optimizers_on_eight_devices_equal_one_and_hold_what_the_layout_said():
+    rows = found(*ROWS)
+    assert set(rows) == set(ROWS)
+    for name, row in rows.items():
+        assert row["moved"] > 9e-4, name
+        assert row["model parallel"] < ROWS[name].replica_tolerance, name
+        assert row.get("data parallel", 0.0) < ROWS[name].replica_tolerance, name
+        assert row["strange slots"] == [], name
+        assert row["planned"] == row["measured"], name
+    assert {name for name in rows if "data parallel" in rows[name]} == {"adamw", "shampoo"}
 
 
-@pytest.mark.parametrize("name", ["adamw", "shampoo"])
-def test_data_parallel_equals_one_device(found, name):
-    assert found["rows"][name]["data parallel"] < ROWS[name].replica_tolerance
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_each_device_holds_what_the_layout_said(found, name):
-    assert found["rows"][name]["planned"] == found["rows"][name]["measured"]
-
-
-def test_a_transformer_on_two_by_four_devices_equals_one(found):
-    assert found["transformer"]["moved"] > 0.05
-    assert found["transformer"]["difference"] < 1e-5
-    shards = found["transformer"]["shards"]
+def test_a_transformer_on_two_by_four_devices_equals_one():
+    row = found("transformer", str(HERE.parents[1] / "docs" / "model-parallel.md"))
+    assert row["transformer"]["moved"] > 0.05
+    assert row["transformer"]["difference"] < 1e-5
+    shards = row["transformer"]["shards"]
     assert shards["embedding/embeddings"] == [5, 16]
     assert shards["multi_head_attention/query/kernel"] == [16, 1, 4]
     assert shards["multi_head_attention/attention_output/kernel"] == [1, 4, 16]
     assert (shards["dense/kernel"], shards["dense_1/kernel"]) == ([16, 8], [8, 16])
+    assert row["page"] == 2
 
 
-def test_keras_looks_slots_of_another_shape_up_in_the_layout_map(found):
+def test_slots_that_keras_cannot_place():
+    row = found("slots")
     # The fault: a pattern that finds the kernel finds its rows and columns, too, which have one axis and not two.
-    assert "Error" in found["keras"]["keras"]
-    assert found["keras"]["keras_trainkit"] == [[None], ["model"]]
-
-
-def test_slots_too_large_to_make_on_one_device(found):
-    assert found["large"] == {"rows": 2**16, "mean": 1.0}
-
-
-def test_the_code_of_the_page_runs(found):
-    assert found["page"] == 2
+    assert "Error" in row["looked up"]["keras"]
+    assert row["looked up"]["keras_trainkit"] == [[None], ["model"]]
+    assert row["large"] == {"rows": 2**16, "mean": 1.0}
