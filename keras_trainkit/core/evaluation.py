@@ -64,7 +64,8 @@ def put_in(optimizer: Any) -> None:
     # The copies first: whatever interrupts the loop below, `put_back` finds them.
     optimizer._aside = Aside(_step(optimizer), {i: ops.copy(backend.read(variables[i])) for i in new})
     for i, value in new.items():
-        variables[i].assign(value)
+        # Keras on JAX gives the variable's buffer away when it evaluates, and the average must not go with it.
+        variables[i].assign(ops.copy(value))
 
 
 def put_back(optimizer: Any) -> None:

@@ -274,6 +274,15 @@ def test_early_stopping_restores_the_weights_it_measured(make, last):
     assert_close(evaluated(model) if make is free else model.get_weights(), best, 1e-5)
 
 
+def test_averages_outlive_an_evaluation():
+    # Keras on JAX gives the buffers of the variables away when it evaluates.
+    x, y = np.ones((40, 4), "float32"), np.ones((40, 1), "float32")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    model.compile(averaging(), "mse")
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[EvaluationWeights()], validation_data=(x, y))
+    assert all(np.isfinite(weight).all() for weight in evaluated(model))
+
+
 # ------------------------------------------------------------------------------------------------------- interruptions
 
 
