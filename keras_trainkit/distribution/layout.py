@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +63,8 @@ def layout_for(
     Raises:
         RuntimeError: on another backend than JAX: `keras.distribution.ModelParallel` works on no other.
         ValueError: where a size does not divide by the devices it is to be split over, for a rule that is found
-            nowhere, for a mesh that has not two axes, or a model that has no variables yet or cannot be made on paper.
+            nowhere, for a mesh that has not two axes, for a model that has no variables yet, and for a model or an optimizer
+            that cannot be made on paper (Keras's Adafactor; the kit's can).
         TypeError: for an argument of the wrong kind.
 
     Example:
@@ -263,16 +265,22 @@ def _model(model: Any) -> Any:
 
 
 def _made_on_paper(make: Callable[[], Any]) -> Any:
-    with backend_layouts.on_paper():
-        try:
-            return make()
-        except ValueError as error:
-            if "stateless scope" not in str(error):
-                raise
-            raise ValueError(
-                "`model` makes a variable from a value, as optimizers and `compile` do, which cannot be done on paper: "
-                "leave that out of the function, or make the model and pass that."
-            ) from error
+    with backend_layouts.on_paper(), _values_refused("model", "leave `compile` out of it, or pass the model itself"):
+        return make()
+
+
+@contextlib.contextmanager
+def _values_refused(name: str, instead: str) -> Iterator[None]:
+    """Says in our words that Keras makes no variable from a value on paper."""
+    try:
+        yield
+    except ValueError as error:
+        if "stateless scope" not in str(error):
+            raise
+        raise ValueError(
+            f"`{name}` makes a variable from a value, and not from a shape and an initializer, which cannot be done on "
+            f"paper: {instead}."
+        ) from error
 
 
 def _bytes(found: list[VariableLayout], slots: list[Tensor], sizes: dict[str, int]) -> Bytes:
@@ -290,6 +298,7 @@ def _slots(model: Any, found: list[VariableLayout], optimizer: Any, mesh: Any) -
     pairs = [(variable, layouts[variable.path]) for variable in model.variables]
     with backend_layouts.names_kept():
         twin = type(optimizer).from_config(optimizer.get_config())
-        with backend_layouts.laid_out(pairs), backend_layouts.on_paper():
+        paper = backend_layouts.on_paper()
+        with backend_layouts.laid_out(pairs), paper, _values_refused("optimizer", "take the kit's of the same name"):
             twin.build(model.trainable_variables)
     return [(tuple(v.shape), backend.dtype(v), backend_layouts.axes_of(v)) for v in twin.variables]

@@ -110,21 +110,22 @@ class ModelLayout(keras.distribution.LayoutMap):
         return keras.distribution.ModelParallel(layout_map=self, batch_dim_name=self.device_mesh.axis_names[0])
 
     def check(self, model: Any) -> None:
-        """Raises where a variable of the model does not lie as it is laid out here.
+        """Raises where a weight of the model does not lie as it is laid out here.
 
         Keras copies a variable whose path it does not find to every device, and says nothing.
 
         Raises:
             ValueError: for such variables; it names them.
         """
-        unknown = [v.path for v in model.variables if v.path not in self._planned]
+        # Not the seeds of random layers, which are whole anyway, and which a loaded model numbers anew.
+        unknown = [v.path for v in model.weights if v.path not in self._planned]
         if unknown:
             raise ValueError(
                 f"The layout does not know {_named(unknown)}: it was made for a model with other names. Keras numbers "
                 "names through, so a second model in a process has others than the first: give `layout_for` the "
                 "function that makes the model, or give the layers names of their own."
             )
-        strange = [v.path for v in model.variables if backend_layouts.axes_of(v) != self._planned[v.path].axes]
+        strange = [v.path for v in model.weights if backend_layouts.axes_of(v) != self._planned[v.path].axes]
         if strange:
             raise ValueError(
                 f"{_named(strange)} are not laid out like this: the model must be made after "

@@ -176,6 +176,7 @@ def test_what_the_hint_says_helps():
         ({"model": lambda: 8}, TypeError, r"`model` must be a function that returns a keras.Model"),
         ({"model": lambda: keras.Sequential([layers.Dense(4)])}, ValueError, r"`model` must be built"),
         ({"model": lambda: optimizers.SGD(0.1)}, ValueError, r"`model` makes a variable from a value"),
+        ({"optimizer": keras.optimizers.Adafactor()}, ValueError, r"`optimizer` makes a variable .*take the kit's"),
         ({"optimizer": "adam"}, TypeError, r"`optimizer` must be an optimizer. Received: optimizer='adam'"),
         ({"rules": {"kernel": "rows"}}, ValueError, r"`rules` must be one of 'column', 'row', 'replicate'"),
         ({"rules": {"nowhere": "row"}}, ValueError, r"'nowhere' is found nowhere"),
@@ -247,6 +248,9 @@ def test_a_model_with_other_names_or_made_without_the_distribution_is_told():
     keras.distribution.set_distribution(layout.distribution())
     try:
         layout.check(make())
+        keras.utils.clear_session()
+        keras.distribution.set_distribution(layout.distribution())
+        layout.check(stack(dense(8), lambda: layers.Dropout(0.1), inputs=4)())  # seeds are no weights
     finally:
         keras.distribution.set_distribution(None)
 
