@@ -63,8 +63,8 @@ def layout_for(
     Raises:
         RuntimeError: on another backend than JAX: `keras.distribution.ModelParallel` works on no other.
         ValueError: where a size does not divide by the devices it is to be split over, for a rule that is found
-            nowhere, for a mesh that has not two axes, for a model that has no variables yet, and for a model or an optimizer
-            that cannot be made on paper (Keras's Adafactor; the kit's can).
+            nowhere, for a mesh that has not two axes, for a model that has no variables yet, and for a model or an
+            optimizer that cannot be made on paper (Keras's Adafactor; the kit's can).
         TypeError: for an argument of the wrong kind.
 
     Example:
@@ -297,7 +297,10 @@ def _slots(model: Any, found: list[VariableLayout], optimizer: Any, mesh: Any) -
     layouts = {v.path: keras.distribution.TensorLayout(v.axes, mesh) for v in found}
     pairs = [(variable, layouts[variable.path]) for variable in model.variables]
     with backend_layouts.names_kept():
-        twin = type(optimizer).from_config(optimizer.get_config())
+        config = optimizer.get_config()
+        if "learning_rate" in config:
+            config["learning_rate"] = backend.learning_rate_argument(optimizer)  # Keras makes no lambda from its text
+        twin = type(optimizer).from_config(config)
         paper = backend_layouts.on_paper()
         with backend_layouts.laid_out(pairs), paper, _values_refused("optimizer", "take the kit's of the same name"):
             twin.build(model.trainable_variables)

@@ -206,6 +206,13 @@ def test_bytes_by_hand():
 
 
 @on_jax
+@pytest.mark.parametrize("rate", [lambda: 1e-3, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)])
+def test_rates_that_are_no_numbers(rate):
+    layout = layout_for(stack(dense(8)), MESH, optimizer=optimizers.SGD(rate, momentum=0.9))
+    assert layout.bytes_per_device.slots > layout.bytes_per_device.parameters
+
+
+@on_jax
 def test_half_precision_and_frozen_layers_count_as_what_they_are():
     make = stack(dense(32, "a", dtype="bfloat16"), dense(4, "b", trainable=False))
     here = layout_for(make, MESH).bytes_per_device
