@@ -1,26 +1,31 @@
 """Every private name of Keras and TensorFlow that the kit leans on, and nothing else.
 
-What feeds a trainer stands in backend_data.py, what concerns several workers in backend_workers.py, what splits
-variables over devices in backend_layouts.py.
+In this order: variables and the update step; optimizers of Keras's own; what feeds a trainer; several workers;
+variables split over devices.
 tests/core/test_backend_canaries.py names the one that has gone when a new version breaks this file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
-from collections.abc import Callable
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
-
-from keras_trainkit.core import backend_layouts
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.epoch_iterator import EpochIterator
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if ON_TENSORFLOW:
     import tensorflow as tf
+    from tensorflow.python.eager import context as tf_context
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 
@@ -88,7 +93,7 @@ def add_slot(
     """A variable of the optimizer that lives on the devices of the model variable `reference`."""
     arguments = {"shape": shape, "initializer": initializer, "dtype": dtype, "name": name}
     if not ON_TENSORFLOW:
-        first, layout = backend_layouts.First(initializer), backend_layouts.layout_like(reference, shape)
+        first, layout = First(initializer), layout_like(reference, shape)
         return optimizer.add_variable(**arguments | {"initializer": first, "layout": layout})
     with optimizer._distribution_strategy.extended.colocate_vars_with(_native(reference)):
         return optimizer.add_variable(**arguments)
@@ -385,13 +390,13 @@ def pure_copy(optimizer: Any, replaced: dict[str, Any]) -> Any:
     `replaced` holds values for arguments of the copy, where it has them.
     """
     config = optimizer.get_config()
-    copy = type(optimizer).from_config(config | {name: value for name, value in replaced.items() if name in config})
-    kind = type(copy)
+    fresh = type(optimizer).from_config(config | {name: value for name, value in replaced.items() if name in config})
+    kind = type(fresh)
     backend_class = next(c for c in kind.__mro__ if c.__module__.startswith("keras.src.backend"))
     mixin = type("PureUpdate", (_PureUpdate, backend_class), {})
     # Placed behind the optimizer and before the backend's class, the mixin answers `super()` calls, too.
-    object.__setattr__(copy, "__class__", type(kind.__name__, (kind, mixin), {"original": kind}))
-    return copy
+    object.__setattr__(fresh, "__class__", type(kind.__name__, (kind, mixin), {"original": kind}))
+    return fresh
 
 
 def serialize_pure_copy(copy: Any) -> dict[str, Any]:
@@ -455,6 +460,237 @@ def init_parameters(cls: type) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     return [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+
+
+Adapter = DataAdapter
+"""What Keras's trainers take data from, other than the kinds of data that they know."""
+
+_PURPOSES = {"_symbolic_build": "build", "_maybe_symbolic_build": "build"} | {
+    name: name for name in ("fit", "evaluate", "predict")
+}
+
+
+def asking() -> tuple[Any, str]:
+    """The epoch iterator of Keras on whose behalf an adapter is being called, and what for.
+
+    Keras tells an adapter neither who asks nor how many of its batches were used; the callers know. The purpose is
+    "fit", "evaluate", "predict", "build" (where Keras looks at a batch and then begins anew) or "" outside of those;
+    without an epoch iterator the first is None.
+    """
+    frame, iterator = sys._getframe(1).f_back, None
+    while frame is not None:
+        if iterator is None and isinstance(frame.f_locals.get("self"), EpochIterator):
+            iterator = frame.f_locals["self"]
+        if iterator is not None and frame.f_code.co_name in _PURPOSES:
+            return iterator, _PURPOSES[frame.f_code.co_name]
+        frame = frame.f_back
+    return iterator, ""
+
+
+def asking_strategy() -> Any:
+    """The strategy of the model that an adapter's batches are for; None outside of TensorFlow."""
+    iterator, _ = asking()
+    if not ON_TENSORFLOW:
+        return None
+    return getattr(iterator, "_distribute_strategy", None) or tf.distribute.get_strategy()
+
+
+def steps_taken(epoch_iterator: Any) -> int:
+    """How many batches the trainer has taken since the iterator over the data was made, the one at hand included."""
+    return epoch_iterator._steps_seen
+
+
+def set_steps(epoch_iterator: Any, steps: int | None) -> None:
+    """Says how many batches the epoch has that begins now; Keras itself asks once for all epochs."""
+    epoch_iterator._num_batches = steps
+
+
+def goes_on(epoch_iterator: Any) -> bool:
+    """Whether the epoch that begins now takes its batches from where the last one stopped."""
+    return epoch_iterator.steps_per_epoch is not None and epoch_iterator._current_iterator is not None
+
+
+def distributed_dataset(strategy: Any, of_worker: Callable[[int, int, int], Any]) -> Any:
+    """What a trainer under a strategy iterates over: each replica gets elements of its own from its worker's dataset.
+
+    `of_worker(worker, workers, replicas)` makes the `tf.data.Dataset` of one worker, in which the elements of its
+    replicas follow each other.
+    """
+
+    def make(context: Any) -> Any:
+        worker, workers = context.input_pipeline_id, context.num_input_pipelines
+        return of_worker(worker, workers, context.num_replicas_in_sync)
+
+    class Distributed(tf.distribute.DistributedDataset):
+        """The datasets, one for each worker."""
+
+        def __init__(self) -> None:
+            self.dealt = strategy.distribute_datasets_from_function(make)
+
+        def __iter__(self) -> Any:
+            # Keras would average the replicas' batches to learn their shapes, which strings and workers do not allow.
+            if asking()[1] == "build":
+                elements = next(iter(self.dealt))
+                return iter([keras.tree.map_structure(lambda v: strategy.experimental_local_results(v)[0], elements)])
+            return iter(self.dealt)
+
+        @property
+        def element_spec(self) -> Any:
+            """Of a replica's element."""
+            return self.dealt.element_spec
+
+    return Distributed()
+
+
+def devices_of_batch() -> int:
+    """Over how many devices `keras.distribution` cuts each batch, where one is in use."""
+    distribution = None if ON_TENSORFLOW else keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def builds_from_local_batches(model: Any) -> Callable[..., None]:
+    """A stand-in for the trainer's method that builds model and metrics from the first batch of `fit` or `evaluate`.
+
+    Keras's own averages that batch over the replicas, which TensorFlow cannot on several workers. The part of one
+    replica has the same shapes and dtypes.
+    """
+    original, strategy = type(model)._maybe_symbolic_build, model.distribute_strategy
+
+    def _maybe_symbolic_build(iterator: Any = None, data_batch: Any = None) -> None:  # `asking` knows it by its name
+        if iterator is not None:
+            for *_, batches in iterator:
+                data_batch = keras.tree.map_structure(
+                    lambda value: strategy.experimental_local_results(value)[0], next(batches)
+                )
+                break
+        original(model, data_batch=data_batch)
+
+    return _maybe_symbolic_build
+
+
+def replace_build(model: Any, build: Callable[..., None]) -> None:
+    """Has the trainer of this model alone call `build` in place of its own method."""
+    vars(model)["_maybe_symbolic_build"] = build
+
+
+def first_epoch(model: Any) -> int:
+    """The epoch where a callback that restores has `fit` begin; 0 if none did."""
+    return int(getattr(model, "_initial_epoch", None) or 0)
+
+
+def watch_workers(workers: int, timeout: float) -> None:
+    """Has TensorFlow hold a worker for lost that has been silent for so many seconds; it takes 10 by itself.
+
+    Must come before the strategy of the workers is made.
+    """
+    experimental = tf.compat.v1.ConfigProto().experimental
+    job = experimental.coordination_config.coordinated_job_list.add(name="worker", num_tasks=workers)
+    tf_context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(timeout * 1000),
+        heartbeat_timeout_in_ms=int(timeout * 1000),
+        coordinated_jobs=[job],
+    )
+
+
+class First:
+    """The first value of a variable as Keras's initializers give theirs.
+
+    On JAX Keras compiles the initializers of large variables that are split, and a plain function it cannot compile.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return self._function(shape, dtype)
+
+
+def axes_of(variable: Any) -> tuple[Any, ...] | None:
+    """The name of the mesh's axis over which each axis of the variable is split, or None for all where none is known.
+
+    An axis that is whole is None, one that is split over several axes of the mesh a tuple.
+    """
+    layout = getattr(variable, "_layout", None)
+    named = getattr(layout, "axes", getattr(layout, "spec", None))
+    return None if named is None else (*named, *[None] * (len(variable.shape) - len(named)))
+
+
+def layout_like(reference: Any, shape: Sequence[int]) -> Any:
+    """The layout of a slot of `shape` that belongs to the model variable `reference`; None where that has none.
+
+    A slot of the variable's shape has its layout. Each axis of another is split as the first axis of the variable that
+    has its size and is not taken yet, or whole. It never is None beside a variable that has a layout: Keras would look
+    the slot's own path up in the layout map, whose patterns may find the variable's name in it.
+    """
+    layout: Any = getattr(reference, "_layout", None)
+    axes = axes_of(reference)
+    if axes is None or tuple(shape) == tuple(reference.shape):
+        return layout
+    free = list(zip(reference.shape, axes, strict=True))
+    found = []
+    for size in shape:
+        match = next((pair for pair in free if pair[0] == size), None)
+        if match is not None:
+            free.remove(match)
+        found.append(None if match is None else match[1])
+    if hasattr(layout, "device_mesh"):
+        return keras.distribution.TensorLayout(found, layout.device_mesh)
+    import jax
+
+    return jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec(*found))
+
+
+@contextlib.contextmanager
+def laid_out(layouts: list[tuple[Any, Any]]) -> Iterator[None]:
+    """Has the variables of these pairs say that they have these layouts, without moving their values."""
+    before = [getattr(variable, "_layout", None) for variable, _ in layouts]
+    try:
+        for variable, layout in layouts:
+            variable._layout = layout
+        yield
+    finally:
+        for (variable, _), layout in zip(layouts, before, strict=True):
+            variable._layout = layout
+
+
+@contextlib.contextmanager
+def names_kept() -> Iterator[None]:
+    """What is made inside leaves no trace: made again outside, it has the same names and the same random seeds.
+
+    Keras numbers names through, and draws the seeds of initializers from Python's random numbers.
+    """
+    kept = {name: copy.copy(global_state.get_global_attribute(name)) for name in _COUNTED}
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        for name, value in kept.items():
+            global_state.set_global_attribute(name, value)
+
+
+@contextlib.contextmanager
+def on_paper() -> Iterator[None]:
+    """`names_kept` in which variables have paths, shapes and dtypes, and no values.
+
+    Keras refuses variables that are made from a value and not from an initializer, such as an optimizer's counter.
+    """
+    with names_kept(), keras.StatelessScope(initialize_variables=False):
+        yield
+
+
+_COUNTED = ("object_name_uids", "uninitialized_variables")
+"""What Keras counts up with each object made: numbers in names, and the variables that wait for a value."""
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers directly inside of a layer, in the order of a functional model's computation or of their making."""
+    return layer._flatten_layers(include_self=False, recursive=False)
 
 
 def _native(variable: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_trainkit.core import backend_data, checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.data.order import Position
 
 _NO_END = "`{}` must be given: these batches have no end of their own."
@@ -35,7 +35,7 @@ class Share:
         return slice((self.first + piece) * rows, (self.first + piece + 1) * rows)
 
 
-class Feed(backend_data.Adapter):
+class Feed(backend.Adapter):
     """Batches that `fit` takes as `x`, and that know how far training has come.
 
     A subclass makes the batches from a position on, and says which position follows.
@@ -113,7 +113,7 @@ class Feed(backend_data.Adapter):
     def _now(self) -> Position:
         if self._watched is None:
             return self._position
-        return self._after(self._position, backend_data.steps_taken(self._watched))
+        return self._after(self._position, backend.steps_taken(self._watched))
 
     # --------------------------------------------------------------------------------------------------------- Keras
 
@@ -132,7 +132,7 @@ class Feed(backend_data.Adapter):
 
     def on_epoch_begin(self) -> None:
         """Keras calls it before it makes an epoch's iterator."""
-        iterator, purpose = backend_data.asking()
+        iterator, purpose = backend.asking()
         self._asked = iterator
         if purpose in ("evaluate", "predict"):
             if self.endless and iterator.steps_per_epoch is None:
@@ -152,7 +152,7 @@ class Feed(backend_data.Adapter):
                 "`steps_per_epoch` can be given to `fit` only for batches that go on over the end of a pass: "
                 f"make them with `endless=True`. Received: steps_per_epoch={iterator.steps_per_epoch}"
             )
-        if self._watched is not iterator or not backend_data.goes_on(iterator):
+        if self._watched is not iterator or not backend.goes_on(iterator):
             self._position = self._next = self._now()
             self._watched = iterator
         self._set_steps(iterator, self._position)
@@ -160,15 +160,15 @@ class Feed(backend_data.Adapter):
     def _set_steps(self, iterator: Any, position: Position) -> None:
         """Tells Keras how long the epoch is that begins."""
         if not self.endless:
-            backend_data.set_steps(iterator, self._steps_left(position))
+            backend.set_steps(iterator, self._steps_left(position))
 
     def _start_of_epoch(self, position: Position) -> Position:
         return dataclasses.replace(position, done=0)
 
     def on_epoch_end(self) -> None:
         """Keras calls it where an epoch's batches have ended, and at other times."""
-        iterator, purpose = backend_data.asking()
-        if purpose == "fit" and iterator is self._watched and not backend_data.goes_on(iterator) and not self.endless:
+        iterator, purpose = backend.asking()
+        if purpose == "fit" and iterator is self._watched and not backend.goes_on(iterator) and not self.endless:
             self._position = self._after_epoch(self._position)
             self._next, self._watched = self._position, None
 
@@ -177,12 +177,12 @@ class Feed(backend_data.Adapter):
 
     def get_tf_dataset(self) -> Any:
         """What Keras on TensorFlow takes: a `tf.data.Dataset`, or what a strategy makes of one."""
-        strategy = backend_data.asking_strategy()
+        strategy = backend.asking_strategy()
         if self._shard is not None or strategy.num_replicas_in_sync == 1:
             share = self._shard or Share()
             self._check_share(share)
             return self._dataset(share)
-        return backend_data.distributed_dataset(strategy, self._dataset_of_worker)
+        return backend.distributed_dataset(strategy, self._dataset_of_worker)
 
     def _dataset_of_worker(self, worker: int, workers: int, replicas: int) -> Any:
         pieces = replicas // workers
@@ -193,7 +193,7 @@ class Feed(backend_data.Adapter):
     def get_jax_iterator(self) -> Iterator[Any]:
         """What Keras on JAX takes: an iterator over NumPy arrays."""
         share = self._shard or Share()
-        multiple = share.of * backend_data.devices_of_batch()
+        multiple = share.of * backend.devices_of_batch()
         self._check_share(dataclasses.replace(share, of=multiple))
         return self._iterate(self._next, share, multiple)
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_trainkit.core import backend_data, checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.data.feed import Feed, Share, mapped, packed, unpacked, weighted
 from keras_trainkit.data.order import Position, padded_length, repeated
 from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
@@ -133,7 +133,7 @@ class StreamBatches(Feed):
     def _set_steps(self, iterator: Any, position: Position) -> None:
         if iterator.steps_per_epoch is None:
             # Keras would warn where the data end. The number is put right as soon as it is known.
-            backend_data.set_steps(iterator, _UNKNOWN)
+            backend.set_steps(iterator, _UNKNOWN)
 
     def _start_of_epoch(self, position: Position) -> Position:
         if self._once is not None:
@@ -173,7 +173,7 @@ class StreamBatches(Feed):
             if held is None:
                 self._length = count
                 if asked is not None and asked is self._asked and asked.steps_per_epoch is None:
-                    backend_data.set_steps(asked, count)
+                    backend.set_steps(asked, count)
             yield batch
 
     def _read(self, position: Position) -> Iterator[Any]:

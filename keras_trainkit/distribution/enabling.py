@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_trainkit.core import backend_workers
+from keras_trainkit.core import backend
 from keras_trainkit.distribution.chief import without_writing
 from keras_trainkit.distribution.cluster import Cluster
 from keras_trainkit.distribution.joining import cluster_of, workers
@@ -72,7 +72,7 @@ def enable_workers(model: Any) -> Any:
 
 
 def _enable(model: Any, strategy: Any, cluster: Cluster) -> None:
-    backend_workers.replace_build(model, backend_workers.builds_from_local_batches(model))
+    backend.replace_build(model, backend.builds_from_local_batches(model))
     for make, function, step in _STEPS:
         _set(model, make, _packed(model, make, function, step))
     for name in ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch"):
@@ -168,7 +168,7 @@ class Comparison(keras.callbacks.Callback):
         checksum = 0
         for variable in variables:
             checksum = zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes(), checksum)
-        rows = _gather(strategy, [checksum, backend_workers.first_epoch(self.model)])
+        rows = _gather(strategy, [checksum, backend.first_epoch(self.model)])
         for row, what in zip(rows.T, ("weights", "first epochs"), strict=True):
             if len(set(row.tolist())) > 1:
                 raise RuntimeError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.core import backend_workers, checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.distribution.cluster import Cluster
 from keras_trainkit.distribution.meeting import meet
 from keras_trainkit.distribution.strategies import SingleDevice
@@ -105,7 +105,7 @@ def _make(tf: Any, cluster: Cluster, timeout: float, start_timeout: float) -> An
     if seed is None:
         keras.utils.set_random_seed(said[0]["drawn"] if said[0]["seed"] is None else said[0]["seed"])
     os.environ["TF_CONFIG"] = cluster.tf_config()
-    backend_workers.watch_workers(len(cluster.workers), timeout)
+    backend.watch_workers(len(cluster.workers), timeout)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_trainkit.core import backend, backend_layouts, checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.distribution.layout_report import Bytes, ModelLayout, VariableLayout, local_bytes
 
 RULES = ("column", "row", "replicate")
@@ -227,7 +227,7 @@ def _weights(layer: Any) -> list[Any]:
 
 def _leaves(layer: Any) -> Iterator[Any]:
     """The innermost layers, attention as a whole, in the order of the computation."""
-    inside = [] if isinstance(layer, WHOLE) else backend_layouts.sublayers(layer)
+    inside = [] if isinstance(layer, WHOLE) else backend.sublayers(layer)
     for each in inside:
         yield from _leaves(each)
     if not inside:
@@ -265,7 +265,7 @@ def _model(model: Any) -> Any:
 
 
 def _made_on_paper(make: Callable[[], Any]) -> Any:
-    with backend_layouts.on_paper(), _values_refused("model", "leave `compile` out of it, or pass the model itself"):
+    with backend.on_paper(), _values_refused("model", "leave `compile` out of it, or pass the model itself"):
         return make()
 
 
@@ -296,12 +296,12 @@ def _slots(model: Any, found: list[VariableLayout], optimizer: Any, mesh: Any) -
         raise TypeError(f"`optimizer` must be an optimizer. Received: optimizer={optimizer!r}")
     layouts = {v.path: keras.distribution.TensorLayout(v.axes, mesh) for v in found}
     pairs = [(variable, layouts[variable.path]) for variable in model.variables]
-    with backend_layouts.names_kept():
+    with backend.names_kept():
         config = optimizer.get_config()
         if "learning_rate" in config:
             config["learning_rate"] = backend.learning_rate_argument(optimizer)  # Keras makes no lambda from its text
         twin = type(optimizer).from_config(config)
-        paper = backend_layouts.on_paper()
-        with backend_layouts.laid_out(pairs), paper, _values_refused("optimizer", "take the kit's of the same name"):
+        paper = backend.on_paper()
+        with backend.laid_out(pairs), paper, _values_refused("optimizer", "take the kit's of the same name"):
             twin.build(model.trainable_variables)
-    return [(tuple(v.shape), backend.dtype(v), backend_layouts.axes_of(v)) for v in twin.variables]
+    return [(tuple(v.shape), backend.dtype(v), backend.axes_of(v)) for v in twin.variables]

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.core import backend_layouts, tables
+from keras_trainkit.core import backend, tables
 
 Axes = tuple[str | None, ...]
 
@@ -125,7 +125,7 @@ class ModelLayout(keras.distribution.LayoutMap):
                 "names through, so a second model in a process has others than the first: give `layout_for` the "
                 "function that makes the model, or give the layers names of their own."
             )
-        strange = [v.path for v in model.weights if backend_layouts.axes_of(v) != self._planned[v.path].axes]
+        strange = [v.path for v in model.weights if backend.axes_of(v) != self._planned[v.path].axes]
         if strange:
             raise ValueError(
                 f"{_named(strange)} are not laid out like this: the model must be made after "

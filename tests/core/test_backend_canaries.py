@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit.core import backend, backend_data, backend_layouts, backend_workers
+from keras_trainkit.core import backend
 
 
 def built():
@@ -105,17 +105,17 @@ def test_layouts_name_their_axes():
     mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), keras.distribution.list_devices()[:2])
     layouts = keras.distribution.LayoutMap(mesh)
     layouts["v"] = ("model", None)
-    assert backend_layouts.axes_of(keras.Variable(np.ones((4, 3)), name="v")) is None
+    assert backend.axes_of(keras.Variable(np.ones((4, 3)), name="v")) is None
     keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layouts))
     try:
         variable = keras.Variable(np.ones((4, 3)), name="v")
-        slot = keras.Variable(np.ones((3, 4)), name="s", layout=backend_layouts.layout_like(variable, (3, 4)))
-        assert backend_layouts.axes_of(variable) == ("model", None)
-        assert backend_layouts.axes_of(slot) == (None, "model")
+        slot = keras.Variable(np.ones((3, 4)), name="s", layout=backend.layout_like(variable, (3, 4)))
+        assert backend.axes_of(variable) == ("model", None)
+        assert backend.axes_of(slot) == (None, "model")
         assert slot.value.addressable_shards[0].data.shape == (3, 2)
-        with backend_layouts.laid_out([(variable, None)]):
-            assert backend_layouts.axes_of(variable) is None
-        assert backend_layouts.axes_of(variable) == ("model", None)
+        with backend.laid_out([(variable, None)]):
+            assert backend.axes_of(variable) is None
+        assert backend.axes_of(variable) == ("model", None)
     finally:
         keras.distribution.set_distribution(None)
 
@@ -123,7 +123,7 @@ def test_layouts_name_their_axes():
 def test_what_is_made_on_paper_has_no_value_and_leaves_no_name():
     from keras.src.backend.common import global_state
 
-    with backend_layouts.on_paper():
+    with backend.on_paper():
         dense = keras.layers.Dense(2)
         dense.build((None, 3))
         assert dense.kernel.path == "dense/kernel" and dense.kernel.shape == (3, 2)
@@ -135,7 +135,7 @@ def test_what_is_made_on_paper_has_no_value_and_leaves_no_name():
 def test_sublayers_stand_in_the_order_of_the_computation():
     parts = [keras.layers.Dense(2, name=name) for name in "ba"]
     model = keras.Sequential([keras.Input((2,)), *parts])
-    assert [layer.name for layer in backend_layouts.sublayers(model) if layer in parts] == ["b", "a"]
+    assert [layer.name for layer in backend.sublayers(model) if layer in parts] == ["b", "a"]
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Nadam", "Lamb", "Muon", "Adafactor", "Ftrl", "Adamax"])
@@ -150,7 +150,7 @@ def test_pure_copy_sits_between_optimizer_and_backend(kind):
     assert backend.serialize_pure_copy(copy)["class_name"] == kind
 
 
-class Asked(backend_data.Adapter):
+class Asked(backend.Adapter):
     """One batch of two examples, and who asked for it."""
 
     num_batches, batch_size, has_partial_batch, partial_batch_size = 1, 2, False, None
@@ -160,7 +160,7 @@ class Asked(backend_data.Adapter):
         self.iterators = []
 
     def on_epoch_begin(self):
-        iterator, purpose = backend_data.asking()
+        iterator, purpose = backend.asking()
         self.asked.append(purpose)
         self.iterators.append(iterator)
 
@@ -170,7 +170,7 @@ class Asked(backend_data.Adapter):
     def get_tf_dataset(self):
         import tensorflow as tf
 
-        self.strategy = backend_data.asking_strategy()
+        self.strategy = backend.asking_strategy()
         return tf.data.Dataset.from_generator(
             self.get_jax_iterator, output_signature=(tf.TensorSpec([2, 1]), tf.TensorSpec([2, 1]))
         )
@@ -187,9 +187,9 @@ def test_trainers_take_an_adapter_and_are_found_by_it():
 
         def on_train_batch_begin(self, batch, logs=None):
             iterator = adapter.iterators[-1]
-            self.steps.append(backend_data.steps_taken(iterator))
-            assert not backend_data.goes_on(iterator)  # it would if `steps_per_epoch` were given
-            backend_data.set_steps(iterator, 3)
+            self.steps.append(backend.steps_taken(iterator))
+            assert not backend.goes_on(iterator)  # it would if `steps_per_epoch` were given
+            backend.set_steps(iterator, 3)
 
     counted = LongerNow()
     model.fit(adapter, epochs=2, verbose=0, callbacks=[counted])
@@ -197,7 +197,7 @@ def test_trainers_take_an_adapter_and_are_found_by_it():
     model.predict(adapter, verbose=0)
     assert [purpose for purpose in adapter.asked if purpose != "build"] == ["fit", "fit", "evaluate", "predict"]
     assert counted.steps == [1, 2, 3]
-    assert backend_data.asking() == (None, "")
+    assert backend.asking() == (None, "")
 
 
 @pytest.mark.tensorflow
@@ -221,9 +221,9 @@ def test_the_trainer_builds_models_by_the_method_that_workers_replace():
 @pytest.mark.tensorflow
 def test_a_restoring_callback_sets_the_first_epoch_where_we_read_it():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    assert backend_workers.first_epoch(model) == 0
+    assert backend.first_epoch(model) == 0
     model._initial_epoch = 3
-    assert backend_workers.first_epoch(model) == 3
+    assert backend.first_epoch(model) == 3
     assert "self.model._initial_epoch = " in inspect.getsource(keras.callbacks.BackupAndRestore)
 
 

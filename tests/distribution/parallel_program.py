@@ -16,7 +16,7 @@ sys.path.insert(0, ".")
 from cases import CASES
 
 from keras_trainkit import distribution, optimizers
-from keras_trainkit.core import backend_layouts
+from keras_trainkit.core import backend
 from keras_trainkit.transforms import Lookahead
 
 RNG = np.random.default_rng(11)
@@ -145,7 +145,7 @@ def looked_up():
             optimizer = kind()
             optimizer.build([variable])
             found[kind.__module__.partition(".")[0]] = [
-                backend_layouts.axes_of(v) for v in optimizer.variables if v.shape in ((8,), (12,))
+                backend.axes_of(v) for v in optimizer.variables if v.shape in ((8,), (12,))
             ]
         except (ValueError, IndexError) as error:
             found[kind.__module__.partition(".")[0]] = repr(error)
