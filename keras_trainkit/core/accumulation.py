@@ -45,8 +45,10 @@ class Window:
         dtype = wide_dtype(backend.dtype(variable))
         return backend.add_share(self._optimizer, variable, name, tuple(variable.shape), dtype)
 
-    def add(self, gradients: list[Any], variables: list[Any], samples: Any = None) -> None:
-        """Adds the gradients of one micro-batch, on this replica alone.
+    def add(
+        self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None
+    ) -> None:
+        """Adds the gradients of one micro-batch, or of a part of one, on this replica alone.
 
         A replica's gradient is its share of the whole batch's: the shares add up to a mean. Sums and weight are kept so
         that they mean the same on any number of replicas.
@@ -58,7 +60,15 @@ class Window:
                 gradient = gradient * (ops.cast(samples, gradient.dtype) * backend.replicas())
             backend.add_to(self.sums[index], gradient)
         backend.add_to(self.weight, 1.0 / backend.replicas() if samples is None else samples)
-        backend.write(self.count, backend.read(self.count) + 1)
+        if part is None:
+            self._count(1)
+
+    def end_parts(self) -> None:
+        """Counts the micro-batch whose last part has come, unless every part of the window was left out."""
+        self._count(ops.cast(backend.read(self.weight) > 0, "int32"))
+
+    def _count(self, more: Any) -> None:
+        backend.write(self.count, backend.read(self.count) + more)
 
     def begun(self) -> Any:
         """Whether a micro-batch is in; a scalar."""

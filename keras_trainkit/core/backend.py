@@ -450,6 +450,71 @@ class _PureUpdate:
             self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
 
 
+class DeferredWrites(keras.StatelessScope):
+    """A train step inside of it writes no variable: the new values wait in `values`, in the order of their writing.
+
+    Reads see them. Trainable variables cannot wait, because a gradient taken later would not find them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(collect_losses=True, initialize_variables=False)
+        self.values: dict[int, tuple[Any, Any]] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """What a variable calls when it is assigned to."""
+        variable, value = update
+        if variable.trainable:
+            raise ValueError(
+                f"The train step writes the trainable variable {variable.path!r} itself, which cannot be put off until "
+                "its batch is known to fit in memory."
+            )
+        super().add_update(update)
+        self.values[id(variable)] = variable, value
+
+    def get_current_value(self, variable: Any) -> Any:
+        """What a variable calls when it is read."""
+        value = super().get_current_value(variable)
+        return variable._value if value is None else value
+
+
+@contextlib.contextmanager
+def after(values: Any) -> Iterator[None]:
+    """Lets nothing made inside begin before all tensors in `values` are there."""
+    with tf.control_dependencies([v for v in tf.nest.flatten(values, expand_composites=True) if tf.is_tensor(v)]):
+        yield
+
+
+@contextlib.contextmanager
+def after_all(values: Any) -> Iterator[None]:
+    """`after`, on all replicas together."""
+    with after(values):
+        tokens = all_reduce_sum([tf.zeros([])])
+    with after(tokens):
+        yield
+
+
+def build_from(model: Any, data: Any) -> None:
+    """Makes the variables of the model, its metrics and its losses that a batch like this one would make."""
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=data)
+
+
+def step_runner(model: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`step`, compiled as the model's trainer compiles its train step; it takes one batch and returns the logs."""
+    function = model._make_function(step)
+    return lambda data: function([data])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that a device has no memory left for a computation."""
+    if isinstance(error, MemoryError) or (ON_TENSORFLOW and isinstance(error, tf.errors.ResourceExhaustedError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
+
+
 def flat_layers(layer: Any) -> list[Any]:
     """The layer and all layers inside of it, at any depth."""
     return list(layer._flatten_layers())

@@ -271,7 +271,9 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
     # -------------------------------------------------------------------------------------------------------- step
 
     @backend.plain_python
-    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None) -> None:
+    def apply(
+        self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None
+    ) -> None:
         """Updates the variables: reduce, compute, write.
 
         Args:
@@ -279,6 +281,8 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             trainable_variables: the variables; those of `build` when left out.
             samples: how many samples the gradients are the mean of, a scalar. Replicas and micro-batches count by it;
                 without it all count the same.
+            part: `"more"` if the gradients are of a part of a batch and other parts are to come, `"last"` if they are
+                of the last one; `sum_parts` must have been called. None for those of a whole batch.
         """
         gradients, variables = self.reduce(grads, trainable_variables, samples)
         if not variables:
@@ -287,12 +291,14 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             # Keras's wrapper asks one replica before the sum, and has no floor under its scale.
             written = self.written_variables(variables)
             finite = self.all_finite(gradients)
-            backend.when(finite, lambda: self.apply_reduced(gradients, variables, samples), None, written)
+            backend.when(finite, lambda: self.apply_reduced(gradients, variables, samples, part), None, written)
         else:
-            self.apply_reduced(gradients, variables, samples)
-        self.end_window()
+            self.apply_reduced(gradients, variables, samples, part)
+        self.end_window(part)
 
-    def apply_reduced(self, gradients: list[Any], variables: list[Any], samples: Any = None) -> None:
+    def apply_reduced(
+        self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None
+    ) -> None:
         """The second and third step: computes from what `reduce` returned, and writes.
 
         With accumulation it adds them to the window alone; `end_window` is to follow, outside of any conditional.
@@ -300,12 +306,27 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         if self._window is None:
             self._guarded(gradients, variables)
         else:
-            self._window.add(gradients, variables, samples)
+            self._window.add(gradients, variables, samples, part)
 
-    def end_window(self) -> None:
+    def end_window(self, part: str | None = None) -> None:
         """Updates the variables if the window of micro-batches is full."""
+        if self._window is None or part == "more":
+            return
+        if part == "last":
+            self._window.end_parts()
+        self._end_if(self._window.full(), self._close)
+
+    def sum_parts(self) -> bool:
+        """Makes the memory for sums that the gradients of parts of batches need, where accumulation has made none.
+
+        Call it outside of any function that is being traced. It returns whether it made any; then what was traced
+        before must be traced again.
+        """
         if self._window is not None:
-            self._end_if(self._window.full(), self._close)
+            return False
+        with backend.eager_scope():
+            self._window = Window(self, backend.built_variables(self), 1)
+        return True
 
     def flush(self) -> None:
         """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""

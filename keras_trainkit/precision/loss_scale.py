@@ -86,7 +86,9 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             self._restore(self._waiting())
 
     @backend.plain_python
-    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None) -> None:
+    def apply(
+        self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None
+    ) -> None:
         """Updates the variables if the gradients of all replicas are finite; else lowers the scale."""
         if not self.built:
             self.build(list(trainable_variables))
@@ -100,7 +102,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             values = [slices.values(g) for g in gradients]
             unscaled = [value / ops.cast(scale, value.dtype) for value in values]
             inner.apply_reduced(
-                [slices.with_values(g, u) for g, u in zip(gradients, unscaled, strict=True)], variables, samples
+                [slices.with_values(g, u) for g, u in zip(gradients, unscaled, strict=True)], variables, samples, part
             )
             grows = good + 1 >= self.dynamic_growth_steps
             backend.write(self.dynamic_scale, ops.where(grows, ops.minimum(scale * 2, self.maximum_scale), scale))
@@ -113,7 +115,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
 
         own = [self.dynamic_scale, self.step_counter, self.skipped_steps]
         backend.when(inner.all_finite(gradients), step, skip, [*inner.written_variables(variables), *own])
-        inner.end_window()
+        inner.end_window(part)
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """`apply` as a function of tensors, for JAX: the new values of the variables and of the optimizer's own."""

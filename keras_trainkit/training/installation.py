@@ -32,9 +32,12 @@ def install(model: Model, kind: str, around: Callable[[Any], Any]) -> Model:
 
 
 def plain(model: Model) -> Model:
-    """Takes all helpers off a model again, and gives it back its own `train_step`."""
-    if not hasattr(getattr(model, "train_step", None), _MARK):
+    """Takes all helpers off a model again, and gives it back its own train step and train function."""
+    in_parts = "make_train_function" in vars(model)
+    if not in_parts and not hasattr(getattr(model, "train_step", None), _MARK):
         raise ValueError("`model` has no helper around its `train_step`.")
+    if in_parts:
+        del model.make_train_function
     while hasattr(model.train_step, _MARK):
         model.train_step = getattr(model.train_step, _MARK)[1]
     model.train_function = None
