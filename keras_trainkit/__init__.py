@@ -17,6 +17,7 @@ _SUBPACKAGES = [
     "core",
     "data",
     "distribution",
+    "finders",
     "initializers",
     "layers",
     "optimizers",

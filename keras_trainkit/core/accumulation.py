@@ -45,9 +45,7 @@ class Window:
         dtype = wide_dtype(backend.dtype(variable))
         return backend.add_share(self._optimizer, variable, name, tuple(variable.shape), dtype)
 
-    def add(
-        self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None
-    ) -> None:
+    def add(self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None) -> None:
         """Adds the gradients of one micro-batch, or of a part of one, on this replica alone.
 
         A replica's gradient is its share of the whole batch's: the shares add up to a mean. Sums and weight are kept so

@@ -479,7 +479,13 @@ class DeferredWrites(keras.StatelessScope):
 
 @contextlib.contextmanager
 def after(values: Any) -> Iterator[None]:
-    """Lets nothing made inside begin before all tensors in `values` are there."""
+    """Lets nothing made inside begin before all tensors in `values` are there.
+
+    What follows from variables alone begins in any order otherwise, even if the data of the step have ended.
+    """
+    if not ON_TENSORFLOW:
+        yield
+        return
     with tf.control_dependencies([v for v in tf.nest.flatten(values, expand_composites=True) if tf.is_tensor(v)]):
         yield
 
@@ -495,8 +501,17 @@ def after_all(values: Any) -> Iterator[None]:
 
 def build_from(model: Any, data: Any) -> None:
     """Makes the variables of the model, its metrics and its losses that a batch like this one would make."""
+    kinds = (tf.SparseTensor, tf.RaggedTensor)
     with model.distribute_strategy.scope():
-        model._symbolic_build(data_batch=data)
+        if not any(isinstance(leaf, kinds) for leaf in keras.tree.flatten(data)):
+            model._symbolic_build(data_batch=data)
+            return
+        # Keras's symbols of these say that they are dense.
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        prediction = model(x, training=False)
+        model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=weights)
+        model.compute_metrics(x, y, prediction, weights)
+        model.reset_metrics()
 
 
 def step_runner(model: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -271,9 +271,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
     # -------------------------------------------------------------------------------------------------------- step
 
     @backend.plain_python
-    def apply(
-        self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None
-    ) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None) -> None:
         """Updates the variables: reduce, compute, write.
 
         Args:
@@ -287,14 +285,15 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         gradients, variables = self.reduce(grads, trainable_variables, samples)
         if not variables:
             return
-        if self._scaled_outside:
-            # Keras's wrapper asks one replica before the sum, and has no floor under its scale.
-            written = self.written_variables(variables)
-            finite = self.all_finite(gradients)
-            backend.when(finite, lambda: self.apply_reduced(gradients, variables, samples, part), None, written)
-        else:
-            self.apply_reduced(gradients, variables, samples, part)
-        self.end_window(part)
+        with backend.after(gradients[-1]):  # of the last layer, whose gradient is there first
+            if self._scaled_outside:
+                # Keras's wrapper asks one replica before the sum, and has no floor under its scale.
+                written = self.written_variables(variables)
+                finite = self.all_finite(gradients)
+                backend.when(finite, lambda: self.apply_reduced(gradients, variables, samples, part), None, written)
+            else:
+                self.apply_reduced(gradients, variables, samples, part)
+            self.end_window(part)
 
     def apply_reduced(
         self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None

@@ -86,9 +86,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             self._restore(self._waiting())
 
     @backend.plain_python
-    def apply(
-        self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None
-    ) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None, samples: Any = None, part: str | None = None) -> None:
         """Updates the variables if the gradients of all replicas are finite; else lowers the scale."""
         if not self.built:
             self.build(list(trainable_variables))
@@ -114,8 +112,9 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             backend.write(self.skipped_steps, backend.read(self.skipped_steps) + 1)
 
         own = [self.dynamic_scale, self.step_counter, self.skipped_steps]
-        backend.when(inner.all_finite(gradients), step, skip, [*inner.written_variables(variables), *own])
-        inner.end_window(part)
+        with backend.after(gradients[-1]):
+            backend.when(inner.all_finite(gradients), step, skip, [*inner.written_variables(variables), *own])
+            inner.end_window(part)
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """`apply` as a function of tensors, for JAX: the new values of the variables and of the optimizer's own."""

@@ -82,7 +82,8 @@ class _Maker:
     """Stands in for a model's `make_train_function`."""
 
     def __init__(self, model: Any, size: int | None) -> None:
-        self._model, self._first, self._parts = model, size, None
+        self._model, self._first = model, size
+        self._parts: Any = None
 
     @property
     def size(self) -> int | None:

@@ -36,7 +36,7 @@ class Parts:
         if isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise ValueError(
                 "`micro_batches` works on the devices of one machine: where one worker runs out of memory the others "
-                f"wait for it. Received: {type(self._strategy).__name__}"
+                f"wait for it. Received: model.distribute_strategy={type(self._strategy).__name__}"
             )
         with self._strategy.scope():
             # On which replicas, of how many parts, writing has begun.
