@@ -236,3 +236,48 @@ def test_tensorflow_takes_the_patience_with_workers_before_it_starts():
         "service_type", "service_leader", "cluster_register_timeout_in_ms", "heartbeat_timeout_in_ms",
         "coordinated_jobs",
     } <= set(arguments)  # fmt: skip
+
+
+@pytest.mark.tensorflow
+def test_what_a_step_writes_can_wait():
+    trained, other = keras.Variable(1.0, name="trained"), keras.Variable(2.0, trainable=False, name="other")
+    with backend.DeferredWrites() as writes:
+        other.assign(other + 1)
+        other.assign_add(1)
+        assert float(other.value) == 4.0
+        with pytest.raises(ValueError, match="writes the trainable variable 'trained'"):
+            trained.assign(5.0)
+    assert float(other.value) == 2.0
+    ((variable, value),) = writes.values.values()
+    assert variable is other
+    assert float(value) == 4.0
+
+
+@pytest.mark.tensorflow
+def test_regularizers_find_variables_whose_writes_wait():
+    layer = keras.layers.Dense(2, kernel_regularizer="l2")
+    layer.build((None, 3))
+    with backend.DeferredWrites():
+        losses = layer.losses
+    assert float(losses[0]) == pytest.approx(float(layer.losses[0]))
+
+
+@pytest.mark.tensorflow
+def test_a_trainer_runs_any_step_on_a_batch():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    backend.build_from(model, (np.ones((2, 3), "float32"), np.ones((2, 1), "float32")))
+    assert model.metrics_variables  # what a batch makes is there
+    run = backend.step_runner(model, lambda data: {"sum": ops.sum(data[0])})
+    assert float(run((np.ones((2, 3), "float32"),))["sum"]) == 6.0
+
+
+@pytest.mark.tensorflow
+def test_errors_of_memory_are_known():
+    import tensorflow as tf
+
+    assert backend.out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
+    assert backend.out_of_memory(MemoryError())
+    assert backend.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"))
+    assert not backend.out_of_memory(ValueError("out of memory"))
+    assert not backend.out_of_memory(RuntimeError("another"))
