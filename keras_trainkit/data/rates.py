@@ -64,7 +64,7 @@ class RateByBatch(Schedule):
         ratio = size / self.batch_size
         return ratio if self.rule == "linear" else ratio**0.5
 
-    def __call__(self, step: Any) -> Any:
+    def at(self, step: Any) -> Any:
         """The rate at `step` for the batch at hand.
 
         Before any batch, and on JAX outside of a train step, it is that of `schedule`.
@@ -74,20 +74,6 @@ class RateByBatch(Schedule):
         if seen is None:
             return rate
         return rate * ops.cast(backend.read(seen) if isinstance(seen, keras.Variable) else seen, rate.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """The fields by name, the inner schedule in its serialized form."""
-        config = super().get_config()
-        if isinstance(self.schedule, LearningRateSchedule):
-            config["schedule"] = keras.optimizers.schedules.serialize(self.schedule)
-        return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> RateByBatch:
-        """The schedule from what `get_config` gave."""
-        if isinstance(config["schedule"], dict):
-            config = {**config, "schedule": keras.optimizers.schedules.deserialize(config["schedule"])}
-        return cls(**config)
 
 
 def follow_batch_size(model: Model) -> Model:

@@ -6,10 +6,8 @@ import dataclasses
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_trainkit.core import checks
-from keras_trainkit.schedules.base import Schedule, rate_dtype
+from keras_trainkit.schedules.base import Schedule, value_of
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -30,8 +28,7 @@ class Constant(Schedule):
     learning_rate: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learning_rate", checks.number("learning_rate", self.learning_rate, at_least=0))
+        self._check_rates("learning_rate")
 
-    def __call__(self, step: Any) -> Any:
-        """The rate at `step`, a scalar or an array like `step`."""
-        return ops.full(ops.shape(ops.convert_to_tensor(step)), self.learning_rate, dtype=rate_dtype())
+    def at(self, step: Any) -> Any:
+        return value_of(self.learning_rate, step)
