@@ -176,7 +176,11 @@ def cases(n):
             s.Piecewise([ramp, 5 * ramp], [0.5, s.Linear(0.4, n), 0.1]),
             lambda t: 0.5 if t < ramp else 0.4 * (n - t) / n if t < 5 * ramp else 0.1,
         ),
-        ("scale", s.Scale(s.Linear(0.4, n), s.Cosine(0.5, n)), lambda t: cosine(0.5, n)(t) * polynomial(0.4, n, 0, 1)(t)),
+        (
+            "scale",
+            s.Scale(s.Linear(0.4, n), s.Cosine(0.5, n)),
+            lambda t: cosine(0.5, n)(t) * polynomial(0.4, n, 0, 1)(t),
+        ),
         ("offset", s.Offset(s.Linear(0.4, n), 0.1, ramp), lambda t: 0.1 + polynomial(0.4, n, 0, 1)(max(t - ramp, 0))),
         (
             "repeat",
