@@ -58,12 +58,17 @@ class Batch:
 
 
 class Scalars(NamedTuple):
-    """What an update knows beside its tensors; `factor` is still to be multiplied with the gradients, if it is one."""
+    """What an update knows beside its tensors.
+
+    `factor` is still to be multiplied with the gradients, if it is one; `scheduled` are the arguments that follow
+    schedules.
+    """
 
     step: Any
     rate: Any
     factor: Any
     common: list[Any]
+    scheduled: list[Any]
 
 
 Compute = Callable[[int, Any, Any, list[Any], Scalars], tuple[list[Any], list[Any]]]

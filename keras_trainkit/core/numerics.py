@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import keras
@@ -25,14 +26,89 @@ def widened(tensor: Any) -> Any:
     return ops.cast(tensor, wide_dtype(tensor.dtype))
 
 
-def one_minus_power(beta: float, step: Any) -> Any:
+class Live:
+    """A number that is only known in the graph, such as one that follows a schedule; a drop-in for a Python float.
+
+    It takes the dtype of the tensor that it is combined with, as Python's floats do. It counts as true, and as equal to
+    no constant, so that code which leaves a term out for 0 keeps it.
+    """
+
+    __array_ufunc__ = None  # so that NumPy leaves the operation to this class
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def like(self, other: Any) -> Any:
+        """The tensor, in the dtype of `other` where that is a tensor."""
+        return ops.cast(self.value, other.dtype) if hasattr(other, "dtype") else self.value
+
+    def log(self) -> Live:
+        """The natural logarithm."""
+        return Live(ops.log(self.value))
+
+    def __repr__(self) -> str:
+        return "<a hyperparameter that follows a schedule, where only a constant will do>"
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: Any) -> bool:
+        return False
+
+    def __float__(self) -> float:
+        raise TypeError("a hyperparameter that follows a schedule was needed as a constant: this one cannot follow one")
+
+    def _with(self, other: Any, function: Any, swapped: bool = False) -> Any:
+        if isinstance(other, Live):
+            return Live(function(self.value, other.value))
+        if not hasattr(other, "dtype"):
+            return Live(function(other, self.value) if swapped else function(self.value, other))
+        own = self.like(other)
+        return function(other, own) if swapped else function(own, other)
+
+    def __neg__(self) -> Live:
+        return Live(-self.value)
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, operator.add)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._with(other, operator.add, swapped=True)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, operator.sub)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._with(other, operator.sub, swapped=True)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, operator.mul)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with(other, operator.mul, swapped=True)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with(other, operator.truediv)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._with(other, operator.truediv, swapped=True)
+
+    def __pow__(self, other: Any) -> Any:
+        return self._with(other, operator.pow)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self._with(other, operator.pow, swapped=True)
+
+
+def one_minus_power(beta: Any, step: Any) -> Any:
     """1 - beta**step, the debiasing factor of an exponential average, for a floating tensor `step`.
 
     Written with expm1, because in float32 the difference 1 - 0.999**1 keeps only five digits.
     """
     if beta == 0:
         return ops.ones_like(step)
-    return -ops.expm1(step * math.log(beta))
+    return -ops.expm1(step * (beta.log() if isinstance(beta, Live) else math.log(beta)))
 
 
 def squared_norm(tensors: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_trainkit.core import backend, building, checks, evaluation, fusion, slices, state
+from keras_trainkit.core import backend, building, checks, evaluation, fusion, hyperparameters, slices, state
 from keras_trainkit.core.accumulation import Window
 from keras_trainkit.core.arguments import Plan, checked_rate, checked_transforms
 from keras_trainkit.core.clipping import clipping_from_arguments
@@ -136,6 +136,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         self.algorithm = algorithm
         self.last_window = checks.one_of("last_window", last_window, LAST_WINDOW)
         self._scaled_outside = False
+        self.scheduled = hyperparameters.Schedules()
         self._norms = Norms()
         self._flush_step: Any = None
         self._window: Any = None
@@ -208,6 +209,41 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         exact = [f"^{re.escape(variable_path(v))}$" for v in var_list or []]
         self._plan = dataclasses.replace(self._plan, decay_exclude=exact + list(var_names or []))
 
+    def follow_schedules(self, schedules: dict[str, Any]) -> None:
+        """Has arguments follow schedules, which are called with the number of updates done: no step is traced anew.
+
+        It takes effect with the next trace of the train step; `callbacks.HyperparameterSchedule` sees to that, and ends
+        it when `fit` ends. The arguments keep their own values, and files know nothing of the schedules.
+
+        Args:
+            schedules: dictionary from the names of arguments (`"momentum"`, `"beta_2"`, `"weight_decay"`) to schedules;
+                those of an earlier call are forgotten.
+
+        Raises:
+            ValueError: for an argument that cannot follow one; nothing follows any then.
+        """
+        hyperparameters.follow(self, schedules)
+
+    def all_links(self) -> Any:
+        """`before`, the algorithm and `after` in one chain, as the arguments are now."""
+        return chain(*self._plan.before, self.transform(), *self._plan.after)
+
+    def own_arguments(self) -> list[str]:
+        """The names of the constructor's arguments that belong to the algorithm."""
+        return backend.init_parameters(type(self))
+
+    def needs_other_slots(self) -> bool:
+        """Whether the arguments, as they are now, ask for other state than was built."""
+        variables = backend.built_variables(self)
+        links = self.all_links().fitted(variables)
+        return any(links.slots(variable) != self._links.slots(variable) for variable in variables)
+
+    def refresh(self) -> None:
+        """Takes over arguments that were changed since the optimizer was built; they must need the same state."""
+        if self.built:
+            self._links = self.all_links().fitted(backend.built_variables(self))
+            self._programs = fusion.Programs()
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
@@ -243,7 +279,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             return
         variables = list(variables)
         accumulates, averages = self._accumulation, self.use_ema
-        links = chain(*self._plan.before, self.transform(), *self._plan.after)
+        links = self.all_links()
         links.check_variables(variables)
         with backend.eager_scope():
             # Keras's own averages and accumulators would have the variables' dtype, half precision included.
@@ -381,7 +417,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
 
     def offers_evaluation(self) -> bool:
         """Whether there are weights to evaluate, save and deploy other than those trained; see `EvaluationWeights`."""
-        return self.use_ema or chain(*self._plan.before, self.transform(), *self._plan.after).offers_evaluation()
+        return self.use_ema or self.all_links().offers_evaluation()
 
     def evaluation_weights(self, variables: list[Any] | None = None) -> list[Any]:
         """The weights to evaluate, one tensor for each variable; those of `build` when left out."""

@@ -15,6 +15,7 @@ from keras_trainkit.core import backend, fusion
 from keras_trainkit.core.arguments import Plan
 from keras_trainkit.core.clipping import ClipByGlobalNorm
 from keras_trainkit.core.compose import variable_path
+from keras_trainkit.core.hyperparameters import Schedules
 from keras_trainkit.core.numerics import widened
 from keras_trainkit.core.pools import Pool
 from keras_trainkit.core.state import Slots, VariableList
@@ -55,6 +56,7 @@ class UpdateStep:
     _averages: VariableList
     _programs: fusion.Programs
     _norms: Norms
+    scheduled: Schedules
 
     def _update(self, gradients: list[Any], variables: list[Any], rows: list[Any]) -> None:
         """Computes and writes; `rows` says for each gradient which rows it holds, None for all."""
@@ -64,7 +66,7 @@ class UpdateStep:
         clip = self._clip(gradients, variables, Context(step, rate, gradients, [variable_path(v) for v in variables]))
         measure = self._norms.measure(step, gradients, clip.all, variables)
 
-        scalars = fusion.Scalars(step, rate, clip.factor, self._slots.read_common())
+        scalars = fusion.Scalars(step, rate, clip.factor, self._slots.read_common(), self.scheduled.values(step - 1))
         compute = self._compute(variables, indices)
         common: list[tuple[int, list[Any]]] = []
         by_rows = [i for i, held in enumerate(rows) if held is not None]
@@ -130,8 +132,9 @@ class UpdateStep:
             old, clipped = widened(parameter), _scaled(gradient, scalars.factor)
             nested = self._slots.nested(index, own, scalars.common, old, step)
             context = Context(step, rate, [clipped], [variable_path(variable)])
-            start = self._decayed([old], [variable], rate)
-            displacements, states = self._links.update([clipped], start, [nested], context)
+            start = self._decayed([old], [variable], scalars)
+            links = self.scheduled.live(self._links, scalars.scheduled)
+            displacements, states = links.update([clipped], start, [nested], context)
             new = self._constrained(start[0] + displacements[0], variable)
             slots, common = self._slots.flat(index, states[0]), self._slots.flat_common(index, states[0])
             if len(own) == len(slots):
@@ -147,14 +150,15 @@ class UpdateStep:
         """Returns for each variable the new values of the slots that it shares with others."""
         step, rate = scalars.step, scalars.rate
         old = [widened(backend.read(v)) for v in variables]
-        start = self._decayed(old, variables, rate)
+        start = self._decayed(old, variables, scalars)
         own = [[backend.read(v) for v in self._slots.variables(index)] for index in indices]
         states = [
             self._slots.nested(index, values, scalars.common, p, step)
             for index, values, p in zip(indices, own, old, strict=True)
         ]
         context = Context(step, rate, gradients, [variable_path(v) for v in variables])
-        displacements, new_states, pairs = self._displacements(gradients, start, states, variables, context)
+        links = self.scheduled.live(self._links, scalars.scheduled)
+        displacements, new_states, pairs = self._displacements(links, gradients, start, states, variables, context)
         new = [self._constrained(p + d, v) for p, d, v in zip(start, displacements, variables, strict=True)]
         for index, nested in zip(indices, new_states, strict=True):
             pairs += zip(self._slots.variables(index), self._slots.flat(index, nested), strict=True)
@@ -171,17 +175,24 @@ class UpdateStep:
         return [self._slots.flat_common(index, nested) for index, nested in zip(indices, new_states, strict=True)]
 
     def _displacements(
-        self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
+        self,
+        links: Any,
+        gradients: list[Any],
+        parameters: list[Any],
+        states: list[State],
+        variables: list[Any],
+        context: Context,
     ) -> tuple[list[Any], list[State], list[Any]]:
         """What to add to each parameter, the new states, and (variable, value) pairs for state outside of the slots."""
-        displacements, new = self._links.update(gradients, parameters, states, context)
+        displacements, new = links.update(gradients, parameters, states, context)
         return displacements, new, []
 
-    def _decayed(self, parameters: list[Any], variables: list[Any], rate: Any) -> list[Any]:
+    def _decayed(self, parameters: list[Any], variables: list[Any], scalars: fusion.Scalars) -> list[Any]:
         if not self.weight_decay or self.decays_inside:
             return parameters
+        amount = self.scheduled.live(self.weight_decay, scalars.scheduled)
         return [
-            p - p * (ops.cast(rate, p.dtype) * self.weight_decay) if self.decays(v) else p
+            p - p * (ops.cast(scalars.rate, p.dtype) * amount) if self.decays(v) else p
             for p, v in zip(parameters, variables, strict=True)
         ]
 

@@ -106,10 +106,16 @@ class Wrapped(TransformOptimizer):
         return backend.serialize_pure_copy(self._inner.value) if name == "inner" else super().argument(name)
 
     def _displacements(
-        self, gradients: list[Any], parameters: list[Any], states: list[State], variables: list[Any], context: Context
+        self,
+        links: Any,
+        gradients: list[Any],
+        parameters: list[Any],
+        states: list[State],
+        variables: list[Any],
+        context: Context,
     ) -> tuple[list[Any], list[State], list[Any]]:
         first = len(chain(*self.before).links)
-        early, late = self._links.links[:first], self._links.links[first:]
+        early, late = links.links[:first], links.links[first:]
         new: list[State] = [{} for _ in states]
         updates = _run(early, 0, gradients, parameters, states, new, context)
         slots = list(self._inner_variables)

@@ -1,0 +1,221 @@
+"""Schedules for hyperparameters other than the learning rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_trainkit.callbacks import optimizers
+from keras_trainkit.callbacks.resolve_spans import resolved_for
+from keras_trainkit.core import backend, checks
+from keras_trainkit.schedules import Constant
+
+_WITH_RATE = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+)
+
+
+@keras.saving.register_keras_serializable("keras_trainkit")
+class HyperparameterSchedule(keras.callbacks.Callback):
+    """Has hyperparameters follow schedules: momentum, weight decay, any beta, dropout rates, regularization.
+
+    Each value is computed inside the compiled step from the number of updates done, as the learning rate is. So nothing
+    is traced anew from step to step, replicas agree, `steps_per_execution` does not blur it, and a resumed run has the
+    values of the uninterrupted one. Lengths such as "0.9run" are resolved when `fit` starts. Any schedule will do, the
+    kit's, Keras's or your own; a number stays what it is.
+
+    - Arguments of an optimizer of the kit, by name (`momentum`, `beta_1`, `beta_2`, `weight_decay`, `epsilon`, ...).
+      Momentum must have been above 0 when the optimizer was made. Debiasing goes by the value of the step at hand, as
+      in torch, though the average was made with others.
+    - `dropout`: the rate of Keras's `Dropout` and `SpatialDropout` layers, from 0 to below 1, of all or by name.
+    - `regularization`: a factor for what the regularizers of the model's weights add to the loss; not for activity
+      regularizers. For an l2 of 1e-4 that is to rise from 0, give a schedule that rises to 1.
+
+    When `fit` starts and ends the step is traced once; then the model is as before, with its own constants, and so it is
+    saved at any time. If `fit` ends in an error they go on following their schedules until another `fit` with this
+    callback ends.
+
+    On JAX the optimizer's arguments can follow schedules; layers cannot, because there the forward pass does not see
+    how many updates were done.
+
+    Args:
+        dropout: a schedule for all dropout layers, or a dictionary from regular expressions, looked for in the layers'
+            names, to schedules; the first that is found counts.
+        regularization: a schedule of factors.
+        **arguments: schedules by the names of the optimizer's arguments.
+
+    Raises:
+        TypeError: at construction, for what is no schedule and no number; when training begins, for an argument of an
+            optimizer that is none of the kit's.
+        ValueError: when training begins, for an argument that cannot follow a schedule, or a model without such layers
+            or regularizers; on JAX for `dropout` and `regularization`.
+
+    >>> from keras_trainkit import schedules
+    >>> cycle = schedules.OneCycle(0.1, total_steps="1run")
+    >>> callback = HyperparameterSchedule(momentum=cycle.momentum(), dropout=schedules.Linear(0.5, "1run", 0.1))
+    >>> sorted(callback.schedules)
+    ['dropout', 'momentum']
+    """
+
+    def __init__(self, dropout: Any = None, regularization: Any = None, **arguments: Any) -> None:
+        super().__init__()
+        given = {**arguments, "dropout": dropout, "regularization": regularization}
+        self.schedules: dict[str, Any] = {
+            name: _checked(name, value) for name, value in given.items() if value is not None
+        }
+        self._following: dict[str, Any] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._end()
+        following = {name: self._resolved(value) for name, value in self.schedules.items()}
+        of_layers = {name: following[name] for name in ("dropout", "regularization") if name in following}
+        if of_layers and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"`{next(iter(of_layers))}` can follow a schedule with Keras on TensorFlow alone: elsewhere the forward "
+                f"pass does not see how many updates were done. Keras runs on {keras.backend.backend()}"
+            )
+        for name, schedule in of_layers.items():
+            self._undo += (_drop_by if name == "dropout" else _regularize_by)(self.model, schedule)
+        arguments = {name: schedule for name, schedule in following.items() if name not in of_layers}
+        if arguments:
+            optimizer = optimizers.of_the_kit(self)
+            optimizer.follow_schedules(arguments)
+            self._undo.append(lambda: optimizer.follow_schedules({}))
+        self._following = following
+        optimizers.trace_anew(self.model)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._end()
+        optimizers.trace_anew(self.model)
+
+    def values(self) -> dict[str, float]:
+        """The value of each hyperparameter for the next update, while `fit` runs; several dropout rates by pattern."""
+        updates = optimizers.innermost(self.model.optimizer).iterations
+        found = {}
+        for name, schedule in self._following.items():
+            of_name = {f"{name}/{key}": one for key, one in schedule.items()} if isinstance(schedule, dict) else {}
+            found |= {
+                key: float(ops.convert_to_numpy(one(updates))) for key, one in (of_name or {name: schedule}).items()
+            }
+        return found
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs.update(self.values())
+
+    def get_config(self) -> dict[str, Any]:
+        """The schedules by name, serialized."""
+        return {
+            name: {key: keras.optimizers.schedules.serialize(one) for key, one in schedule.items()}
+            if isinstance(schedule, dict)
+            else keras.optimizers.schedules.serialize(schedule)
+            for name, schedule in self.schedules.items()
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> HyperparameterSchedule:
+        """The callback from what `get_config` gave."""
+        read = keras.optimizers.schedules.deserialize
+        return cls(
+            **{
+                name: read(value) if "class_name" in value else {key: read(one) for key, one in value.items()}
+                for name, value in config.items()
+            }
+        )
+
+    def _resolved(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolved_for(self, one) for key, one in value.items()}
+        return resolved_for(self, value)
+
+    def _end(self) -> None:
+        for undo in self._undo:
+            undo()
+        self._undo, self._following = [], {}
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name == "dropout" and isinstance(value, Mapping):
+        return {str(pattern): _checked(f"dropout[{pattern!r}]", one) for pattern, one in value.items()}
+    if isinstance(value, LearningRateSchedule):
+        return value
+    if isinstance(value, (str, Mapping, type)) or callable(value):
+        raise TypeError(f"`{name}` must be a schedule or a number. Received: {name}={value!r}")
+    return Constant(checks.number(name, value, at_least=0))
+
+
+def _now(model: Any, schedule: Any, dtype: Any) -> Any:
+    """What the schedule says now, inside a step."""
+    updates = optimizers.innermost(model.optimizer).iterations
+    return ops.cast(schedule(backend.read(updates)), dtype)
+
+
+def _drop_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
+    """Has dropout layers follow schedules; returns what ends it."""
+    patterns = schedule if isinstance(schedule, dict) else {"": schedule}
+    layers = [layer for layer in backend.flat_layers(model) if isinstance(layer, _WITH_RATE)]
+    undo: list[Callable[[], None]] = []
+    unused = set(patterns)
+    for layer in layers:
+        pattern = next((one for one in patterns if re.search(one, layer.name)), None)
+        if pattern is not None:
+            unused.discard(pattern)
+            # On this one object, not on Keras's class; its `rate`, which is saved, stays.
+            layer.call = _scheduled_call(model, layer, patterns[pattern])
+            undo.append(lambda layer=layer: delattr(layer, "call"))
+    if unused:
+        for end in undo:
+            end()
+        names = ", ".join(layer.name for layer in layers) or "none"
+        raise ValueError(f"`dropout` finds no layer for {sorted(unused)}. The model's dropout layers: {names}")
+    return undo
+
+
+def _scheduled_call(model: Any, layer: Any, schedule: Any) -> Callable[..., Any]:
+    def call(inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return inputs
+        rate = _now(model, schedule, inputs.dtype)
+        return keras.random.dropout(inputs, rate, _noise_shape(layer, inputs), seed=layer.seed_generator)
+
+    return call
+
+
+def _noise_shape(layer: Any, inputs: Any) -> Any:
+    """Where Keras's dropout layers draw one number for several elements: over the positions of a channel."""
+    if not isinstance(layer, _WITH_RATE[1:]):
+        return layer.noise_shape
+    shape = ops.shape(inputs)
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    channels = 1 if first else len(shape) - 1
+    return tuple(size if axis in (0, channels) else 1 for axis, size in enumerate(shape))
+
+
+def _regularize_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
+    """Multiplies what weights' regularizers say by a schedule; returns what ends it."""
+    undo: list[Callable[[], None]] = []
+    for variable in model.trainable_weights:
+        regularizer = variable.regularizer
+        if regularizer is not None:
+            variable.regularizer = _scheduled_regularizer(model, regularizer, schedule)
+            undo.append(lambda variable=variable, own=regularizer: setattr(variable, "regularizer", own))
+    if not undo:
+        raise ValueError("`regularization` finds no weight with a regularizer in the model")
+    return undo
+
+
+def _scheduled_regularizer(model: Any, regularizer: Callable[[Any], Any], schedule: Any) -> Callable[[Any], Any]:
+    def scheduled(weights: Any) -> Any:
+        penalty = regularizer(weights)
+        return penalty * _now(model, schedule, penalty.dtype)
+
+    return scheduled
