@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,8 +40,8 @@ class HyperparameterSchedule(keras.callbacks.Callback):
     - `regularization`: a factor for what the regularizers of the model's weights add to the loss; not for activity
       regularizers. For an l2 of 1e-4 that is to rise from 0, give a schedule that rises to 1.
 
-    When `fit` starts and ends the step is traced once; then the model is as before, with its own constants, and so it is
-    saved at any time. If `fit` ends in an error they go on following their schedules until another `fit` with this
+    When `fit` starts and ends the step is traced once; then the model is as before, with its own constants, and so it
+    is saved at any time. If `fit` ends in an error they go on following their schedules until another `fit` with this
     callback ends.
 
     On JAX the optimizer's arguments can follow schedules; layers cannot, because there the forward pass does not see
@@ -80,14 +81,16 @@ class HyperparameterSchedule(keras.callbacks.Callback):
         of_layers = {name: following[name] for name in ("dropout", "regularization") if name in following}
         if of_layers and keras.backend.backend() != "tensorflow":
             raise ValueError(
-                f"`{next(iter(of_layers))}` can follow a schedule with Keras on TensorFlow alone: elsewhere the forward "
-                f"pass does not see how many updates were done. Keras runs on {keras.backend.backend()}"
+                f"`{next(iter(of_layers))}` can follow a schedule with Keras on TensorFlow alone: elsewhere the "
+                f"forward pass does not see how many updates were done. Keras runs on {keras.backend.backend()}"
             )
         for name, schedule in of_layers.items():
             self._undo += (_drop_by if name == "dropout" else _regularize_by)(self.model, schedule)
         arguments = {name: schedule for name, schedule in following.items() if name not in of_layers}
         if arguments:
             optimizer = optimizers.of_the_kit(self)
+            if self.model.built and not optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
             optimizer.follow_schedules(arguments)
             self._undo.append(lambda: optimizer.follow_schedules({}))
         self._following = following
@@ -100,7 +103,7 @@ class HyperparameterSchedule(keras.callbacks.Callback):
     def values(self) -> dict[str, float]:
         """The value of each hyperparameter for the next update, while `fit` runs; several dropout rates by pattern."""
         updates = optimizers.innermost(self.model.optimizer).iterations
-        found = {}
+        found: dict[str, float] = {}
         for name, schedule in self._following.items():
             of_name = {f"{name}/{key}": one for key, one in schedule.items()} if isinstance(schedule, dict) else {}
             found |= {
@@ -169,9 +172,16 @@ def _drop_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
         pattern = next((one for one in patterns if re.search(one, layer.name)), None)
         if pattern is not None:
             unused.discard(pattern)
+            if not layer.rate:
+                for end in undo:
+                    end()
+                raise ValueError(
+                    "`dropout` can follow a schedule only in layers made with a rate above 0: the layer "
+                    f"{layer.name!r} has no random numbers. Received: rate=0"
+                )
             # On this one object, not on Keras's class; its `rate`, which is saved, stays.
             layer.call = _scheduled_call(model, layer, patterns[pattern])
-            undo.append(lambda layer=layer: delattr(layer, "call"))
+            undo.append(functools.partial(delattr, layer, "call"))
     if unused:
         for end in undo:
             end()
@@ -184,17 +194,21 @@ def _scheduled_call(model: Any, layer: Any, schedule: Any) -> Callable[..., Any]
     def call(inputs: Any, training: bool = False) -> Any:
         if not training:
             return inputs
-        rate = _now(model, schedule, inputs.dtype)
-        return keras.random.dropout(inputs, rate, _noise_shape(layer, inputs), seed=layer.seed_generator)
+        # Keras's own function takes rates that Python knows.
+        rate = _now(model, schedule, "float32")
+        drawn = keras.random.uniform(_noise_shape(layer, inputs), seed=layer.seed_generator)
+        scaled = inputs / ops.cast(ops.maximum(1 - rate, keras.config.epsilon()), inputs.dtype)
+        return ops.where(drawn >= rate, scaled, ops.zeros_like(inputs))
 
     return call
 
 
 def _noise_shape(layer: Any, inputs: Any) -> Any:
     """Where Keras's dropout layers draw one number for several elements: over the positions of a channel."""
-    if not isinstance(layer, _WITH_RATE[1:]):
-        return layer.noise_shape
     shape = ops.shape(inputs)
+    if not isinstance(layer, _WITH_RATE[1:]):
+        given = layer.noise_shape or [None] * len(shape)
+        return tuple(size if own is None else own for own, size in zip(given, shape, strict=True))
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     channels = 1 if first else len(shape) - 1
     return tuple(size if axis in (0, channels) else 1 for axis, size in enumerate(shape))
@@ -207,7 +221,7 @@ def _regularize_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
         regularizer = variable.regularizer
         if regularizer is not None:
             variable.regularizer = _scheduled_regularizer(model, regularizer, schedule)
-            undo.append(lambda variable=variable, own=regularizer: setattr(variable, "regularizer", own))
+            undo.append(functools.partial(setattr, variable, "regularizer", regularizer))
     if not undo:
         raise ValueError("`regularization` finds no weight with a regularizer in the model")
     return undo

@@ -56,7 +56,7 @@ class ResolveSpans(keras.callbacks.Callback):
             return
         resolved = resolved_for(self, rate, self.steps_per_epoch, self.epochs)
         if holder is None:
-            optimizer.learning_rate = resolved
+            backend.replace_schedule(optimizer, resolved)
         else:
             holder.schedule = resolved
 

@@ -80,18 +80,17 @@ class SteeredRate(LearningRateSchedule):
 def steer(model: Any, kind: type[SteeredRate]) -> Any:
     """The model's rate of this kind: the one that is there, or a new one around the optimizer's learning rate."""
     optimizer = optimizers.innermost(model.optimizer)
-    rate = outermost = backend.learning_rate_argument(optimizer)
+    rate = inner = backend.learning_rate_argument(optimizer)
     while isinstance(rate, SteeredRate) and not isinstance(rate, kind):
         rate = rate.schedule
     if not isinstance(rate, kind):
         with optimizers.variables_of(model):
-            rate = kind(_plain(outermost))
-        optimizer.learning_rate = rate
+            rate = kind(inner)
+        if backend.learning_rate_variable(optimizer) is None:
+            backend.replace_schedule(optimizer, rate)
+        else:
+            optimizer.learning_rate = rate
         optimizers.trace_anew(model)
     # Where Keras looks for what belongs to an optimizer when it saves and loads weights.
     setattr(optimizer, kind.place, rate.memory)
     return rate
-
-
-def _plain(rate: Any) -> Any:
-    return float(ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate

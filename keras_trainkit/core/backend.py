@@ -375,6 +375,11 @@ def learning_rate_argument(optimizer: Any) -> Any:
     return float(ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate
 
 
+def replace_schedule(optimizer: Any, schedule: Any) -> None:
+    """Puts another schedule in the place of a schedule or function. Keras's own setter asks the old one for a rate."""
+    optimizer._learning_rate = schedule
+
+
 def adopt_variables(optimizer: Any, inner: Any) -> list[keras.Variable]:
     """Makes the slots of `inner` variables of `optimizer` too, and returns them."""
     shared = [inner._iterations, inner._learning_rate]

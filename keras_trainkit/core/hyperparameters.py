@@ -1,8 +1,8 @@
 """Arguments of an optimizer that follow schedules: found in the transforms that hold them, and replaced in the graph.
 
-An argument such as `beta_2` is a float that `transform()` hands to the transforms. Under a schedule it is a `Scheduled`:
-still that float to whoever looks, but known again wherever it went. Each update replaces it there by a `Live` one, a
-number that is computed from the step.
+An argument such as `beta_2` is a float that `transform()` hands to the transforms. Under a schedule it is a
+`Scheduled`: still that float to whoever looks, but known again wherever it went. Each update replaces it there by a
+`Live` one, a number that is computed from the step.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def follow(optimizer: Any, schedules: Mapping[str, Any]) -> None:
     Raises:
         ValueError: for an argument that no transform takes as it is, or that needs state the optimizer has not got.
     """
+    if not optimizer.built:
+        raise ValueError("An optimizer's arguments can follow schedules only after `build`.")
     before = {name: float(getattr(optimizer, name)) for name in optimizer.scheduled.names()}
     _put(optimizer, before, Schedules())
     own = {name: _own_value(optimizer, name) for name in schedules}
@@ -116,7 +118,7 @@ def _check(optimizer: Any, own: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"`{name}` of {type(optimizer).__name__} cannot follow a schedule: no transform takes it as it is"
             )
-        if optimizer.built and not value and optimizer.needs_other_slots():
+        if not value and optimizer.needs_other_slots():
             raise ValueError(
                 f"`{name}` can follow a schedule only if the optimizer was made with a value above 0: it has no memory "
                 f"for it. Received: {name}={value!r}"

@@ -101,6 +101,11 @@ class Live:
         return self._with(other, operator.pow, swapped=True)
 
 
+def constant_like(number: Any, tensor: Any) -> Any:
+    """A Python number as it is, a `Live` one as a tensor of the dtype of `tensor`: for functions of `keras.ops`."""
+    return number.like(tensor) if isinstance(number, Live) else number
+
+
 def one_minus_power(beta: Any, step: Any) -> Any:
     """1 - beta**step, the debiasing factor of an exponential average, for a floating tensor `step`.
 

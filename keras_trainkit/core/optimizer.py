@@ -220,7 +220,8 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
                 those of an earlier call are forgotten.
 
         Raises:
-            ValueError: for an argument that cannot follow one; nothing follows any then.
+            ValueError: for an argument that cannot follow one, and before the optimizer is built; nothing follows any
+                then.
         """
         hyperparameters.follow(self, schedules)
 
@@ -240,9 +241,8 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
 
     def refresh(self) -> None:
         """Takes over arguments that were changed since the optimizer was built; they must need the same state."""
-        if self.built:
-            self._links = self.all_links().fitted(backend.built_variables(self))
-            self._programs = fusion.Programs()
+        self._links = self.all_links().fitted(backend.built_variables(self))
+        self._programs = fusion.Programs()
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

@@ -61,7 +61,7 @@ class Schedule(LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """The fields by name, schedules among them in their serialized form; `from_config` takes them back."""
-        return {field.name: _serialized(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {field.name: _serialized(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -82,7 +82,7 @@ def rate_dtype() -> str:
     return wide_dtype(keras.config.floatx())
 
 
-def done_and_left(step: Any, steps: int) -> tuple[Any, Any]:
+def done_and_left(step: Any, steps: Any) -> tuple[Any, Any]:
     """The fractions of `steps` that lie before and after `step`, both in [0, 1].
 
     Each is one exact integer, cast, over `steps`. Written as 1 - done, the second would keep no digit of a long

@@ -68,8 +68,8 @@ class OneCycle(_Phases):
 
     The rate rises from max / `initial_divisor` in the first `peak_at` of the run, and falls from there to the first
     rate over `final_divisor`; with `three_phase` it falls back to the first rate in as many steps as it rose, and in
-    the rest of the run to the last. Smith and Topin, 2017, arXiv:1708.07120, who have three phases and lines; fastai's two
-    phases and cosines are the default, here as in torch's `OneCycleLR`, whose values these are. optax's
+    the rest of the run to the last. Smith and Topin, 2017, arXiv:1708.07120, who have three phases and lines; fastai's
+    two phases and cosines are the default, here as in torch's `OneCycleLR`, whose values these are. optax's
     `cosine_onecycle_schedule` peaks one step later, ends one step after the run, and divides the highest rate by
     `final_div_factor`, not the first one. After `total_steps` the rate stays, where torch raises an error.
 

@@ -67,8 +67,8 @@ class Piecewise(Schedule):
     """A schedule or a number for each stretch of the run; all see the step of the run.
 
     With numbers it is optax's `piecewise_constant_schedule` with absolute values; a boundary belongs to what comes
-    after it, as there and in torch, while in Keras's `PiecewiseConstantDecay` it belongs to what comes before. Unlike in
-    `Sequence` a schedule does not begin anew where its stretch begins.
+    after it, as there and in torch, while in Keras's `PiecewiseConstantDecay` it belongs to what comes before. Unlike
+    in `Sequence` a schedule does not begin anew where its stretch begins.
 
     Args:
         boundaries: list of steps from 1 on, or of "10ep", "0.5run"; none before its predecessor.

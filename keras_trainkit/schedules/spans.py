@@ -92,15 +92,13 @@ initial=0.0, inner='after', shape='linear', power=2.0)
 def _resolved(schedule: Any, run: Run) -> Any:
     if not dataclasses.is_dataclass(schedule) or is_resolved(schedule):
         return schedule
-    new = {}
+    new: dict[str, Any] = {}
     for field in dataclasses.fields(schedule):
         value = getattr(schedule, field.name)
         if field.name in getattr(schedule, "spans", ()):
-            least = 0 if field.name in schedule.may_be_0 else 1
+            least = 0 if field.name in getattr(schedule, "may_be_0", ()) else 1
             value = (
-                [max(run.updates(item), least) for item in value]
-                if isinstance(value, list)
-                else max(run.updates(value), least)
+                [_number(item, run, least) for item in value] if isinstance(value, list) else _number(value, run, least)
             )
         elif isinstance(value, list):
             value = [_resolved(item, run) for item in value]
@@ -112,6 +110,10 @@ def _resolved(schedule: Any, run: Run) -> Any:
     for name in vars(schedule).keys() - new.keys():
         object.__setattr__(made, name, vars(schedule)[name])
     return made
+
+
+def _number(span: Any, run: Run, least: int) -> int | None:
+    return None if span is None else max(run.updates(span), least)
 
 
 def _inner(schedule: Any) -> list[Any]:

@@ -35,8 +35,8 @@ class Warmup(Schedule):
       drops to the current one; here the ramp bends with the schedule. From the end of the ramp on the two agree.
 
     `shape` bends the ramp: `"linear"` as above; `"polynomial"` has (t / steps)^power for f (below the line for a
-    `power` above 1); `"exponential"` multiplies by the same factor at every update, initial^(1 - f) schedule(u)^f, and needs
-    an `initial` above 0.
+    `power` above 1); `"exponential"` multiplies by the same factor at every update, initial^(1 - f) schedule(u)^f, and
+    needs an `initial` above 0.
 
     The first update has rate `initial`: with the default 0 it changes nothing, as with optax and transformers. For a
     ramp of w updates at 1/w, 2/w, ... of a peak p, give `initial=p / w` and `steps=w - 1`. Gradual warmup: Goyal et

@@ -39,8 +39,8 @@ class WSD(Schedule):
     `alpha * learning_rate`, where it stays. With x the share of the cooldown that is done, what is left of it is 1 - x
     ("linear"), (1 + cos(pi x)) / 2 ("cosine"), 1 - sqrt(x) ("1-sqrt") or 1 - x^2 ("1-square"). Hu et al., 2024,
     arXiv:2404.06395; shapes after Hägele et al., 2024, arXiv:2405.18392, where "1-sqrt" and a cooldown of 10 to 20% of
-    the run are best. With `alpha` 0 equal to pytorch_optimizer's `get_wsd_schedule`. An `alpha` above 0 is where all our
-    shapes end; there only the cosine does, the other three fall towards 0 and jump to it after the last step.
+    the run are best. With `alpha` 0 equal to pytorch_optimizer's `get_wsd_schedule`. An `alpha` above 0 is where all
+    our shapes end; there only the cosine does, the other three fall towards 0 and jump to it after the last step.
 
     The length of the run need not be known: without `stable_steps` the stable phase has no end, and
     `callbacks.StartCooldown` begins the cooldown in a running `fit`; `cool_down_from` gives the schedule that does so
@@ -95,7 +95,7 @@ class WSD(Schedule):
             return rate
         done, left = done_and_left(
             ops.maximum(step - warmup, int(self.stable_steps)) - self.stable_steps, self.decay_steps
-        )  # type: ignore[arg-type]
+        )
         return rate * (self.alpha + (1 - self.alpha) * cooldown(self.shape, done, left))
 
     def cool_down_from(self, step: int, decay_steps: int | str | None = None) -> WSD:
@@ -158,6 +158,6 @@ class Cooldown(Schedule):
 
     def from_start(self, step: Any, start: Any) -> Any:
         """The rate at `step` if the cooldown begins at `start`, a number or a tensor of the dtype of `step`."""
-        done, left = done_and_left(ops.maximum(step, start) - start, self.decay_steps)  # type: ignore[arg-type]
+        done, left = done_and_left(ops.maximum(step, start) - start, self.decay_steps)
         share = self.alpha + (1 - self.alpha) * cooldown(self.shape, done, left)
         return value_of(self.schedule, ops.minimum(step, start)) * share

@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_trainkit.core import checks
-from keras_trainkit.core.numerics import one_minus_power
+from keras_trainkit.core.numerics import constant_like, one_minus_power
 from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, register_transform
 
 
@@ -281,7 +281,7 @@ def rectified(
 ) -> Tensor:
     """RAdam's direction: debiased momentum alone until the average is longer than `threshold`, rectified then."""
     bias_2 = one_minus_power(beta_2, step)
-    longest = 2 / (1 - beta_2) - 1
+    longest = constant_like(2 / (1 - beta_2) - 1, step)
     length = longest - 2 * step * (1 - bias_2) / bias_2
     tractable = length > threshold
     safe = ops.where(tractable, length, longest)
