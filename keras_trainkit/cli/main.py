@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from keras_trainkit._version import __version__
-from keras_trainkit.cli import doctor, launch, listing, train
+from keras_trainkit.cli import doctor, launch, listing, plot_schedule, train
 from keras_trainkit.cli.errors import BAD_INPUT, COMPLETED, FAILED, INTERRUPTED, BadInput
 from keras_trainkit.core import checks
 
@@ -55,7 +55,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (train, launch, listing, doctor):
+    for command in (train, launch, listing, plot_schedule, doctor):
         command.add_to(commands)
     return parser
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from keras_trainkit.cli.errors import COMPLETED, FAILED, INTERRUPTED, BadInput
 from keras_trainkit.cli.quiet import import_tensorflow
 from keras_trainkit.recipes import Recipe, RecipeError, Result, run_directory
-from keras_trainkit.recipes.recipe import PRECISIONS, SCHEDULES, read_file
+from keras_trainkit.recipes.rates import SCHEDULES
+from keras_trainkit.recipes.recipe import PRECISIONS, read_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +70,7 @@ def add_to(commands: Any) -> None:
         how,
         "schedule",
         "what the rate does after the warm-up (default: cosine, or constant where the optimizer asks for it)",
-        choices=SCHEDULES,
+        choices=list(SCHEDULES),
     )
     option(
         how,

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_trainkit import data, distribution, optimizers, precision, schedules
-from keras_trainkit.recipes import batches, models
+from keras_trainkit import data, distribution, optimizers, precision
+from keras_trainkit.recipes import batches, models, rates
 from keras_trainkit.recipes.errors import RecipeError
 from keras_trainkit.recipes.recipe import Recipe
 
@@ -94,11 +94,15 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
 
 def make_schedule(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate of each update: a ramp, then the recipe's schedule, which ends with the last update."""
-    rest: keras.optimizers.schedules.LearningRateSchedule = schedules.Constant(recipe.learning_rate)
-    if recipe.schedule == "cosine":
-        rest = schedules.Cosine(recipe.learning_rate, decay_steps=updates - warmup)
-    # From rate/(warmup + 1) on, so that no update of the ramp is without effect.
-    return schedules.Warmup(rest, warmup, initial=recipe.learning_rate / (warmup + 1))
+    with _as_recipe_error("`schedule`: "):
+        return rates.build(
+            recipe.schedule_name,
+            recipe.learning_rate,
+            updates,
+            warmup,
+            updates / recipe.epochs,
+            recipe.schedule_arguments,
+        )
 
 
 def make_optimizer(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers.Optimizer:

@@ -13,8 +13,8 @@ from typing import Any
 from keras_trainkit.core import checks
 from keras_trainkit.recipes import catalog
 from keras_trainkit.recipes.errors import RecipeError
+from keras_trainkit.recipes.rates import SCHEDULES, plain_name
 
-SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "bfloat16", "float64")
 
 # Arguments of an optimizer that the recipe decides through keys of its own.
@@ -41,8 +41,10 @@ class Recipe:
             optimizer, such as `{"name": "adam", "beta_2": 0.95}`.
         learning_rate: the highest rate of the schedule, above 0; None is 0.002 for AdamW, and for any other optimizer
             its own default.
-        schedule: `"cosine"` falls to 0 at the last update, `"constant"` stays; None is `"constant"` for optimizers that
-            are made to go without one, and `"cosine"` for all others.
+        schedule: a name (see `recipes.rates.SCHEDULES`), or a mapping of `name` and further arguments of that schedule,
+            such as `{"name": "wsd", "decay_steps": "0.3run"}`. It spans what the warm-up leaves of the run: `"cosine"`
+            falls to 0 at the last update, `"constant"` stays. None is `"constant"` for optimizers that are made to go
+            without one, and `"cosine"` for all others.
         warmup: how long the rate rises from 0 to `learning_rate`: below 1 a share of all updates, from 1 on a number
             of updates.
         weight_decay: decoupled, at least 0; biases and the scales of normalizations are left alone.
@@ -71,7 +73,7 @@ class Recipe:
     model: str | None = None
     optimizer: str | dict[str, Any] = "adamw"
     learning_rate: float = None  # type: ignore[assignment]  # the check fills both in
-    schedule: str = None  # type: ignore[assignment]
+    schedule: str | dict[str, Any] = None  # type: ignore[assignment]
     warmup: float = 0.1
     weight_decay: float = 0.01
     global_clipnorm: float | None = 1.0
@@ -105,7 +107,7 @@ class Recipe:
             "model": _model(self.model),
             "optimizer": optimizer,
             "learning_rate": checks.number("learning_rate", rate, above=0),
-            "schedule": checks.one_of("schedule", schedule, SCHEDULES),
+            "schedule": _schedule(schedule),
             "warmup": checks.number("warmup", self.warmup, at_least=0),
             "weight_decay": checks.number("weight_decay", self.weight_decay, at_least=0),
             "global_clipnorm": None if clip is None else checks.number("global_clipnorm", clip, above=0),
@@ -139,6 +141,18 @@ class Recipe:
         if isinstance(self.optimizer, str):
             return {}
         return {key: value for key, value in self.optimizer.items() if key != "name"}
+
+    @property
+    def schedule_name(self) -> str:
+        """The schedule's name, however it was given."""
+        return self.schedule if isinstance(self.schedule, str) else self.schedule["name"]
+
+    @property
+    def schedule_arguments(self) -> dict[str, Any]:
+        """The schedule's arguments beyond the recipe's own keys."""
+        if isinstance(self.schedule, str):
+            return {}
+        return {key: value for key, value in self.schedule.items() if key != "name"}
 
     def warmup_updates(self, updates: int) -> int:
         """Updates of warm-up in a run of so many updates.
@@ -260,6 +274,20 @@ def _optimizer(value: Any) -> str | dict[str, Any]:
                 raise RecipeError(f"give the optimizer's `{key}` as the recipe's own key `{own}`")
         return {**arguments, "name": _optimizer_name(arguments["name"])}
     return _optimizer_name(value)
+
+
+def _schedule(value: Any) -> str | dict[str, Any]:
+    if not isinstance(value, Mapping):
+        name = plain_name(value) if isinstance(value, str) else value
+        return name if name in SCHEDULES else checks.one_of("schedule", value, SCHEDULES)
+    arguments = dict(value)
+    if "name" not in arguments:
+        raise RecipeError(f"`schedule` as a mapping needs a `name`. Received: schedule={arguments!r}")
+    name = _schedule(arguments["name"])
+    rate_argument = SCHEDULES[str(name)][0]
+    if rate_argument in arguments:
+        raise RecipeError(f"give the schedule's `{rate_argument}` as the recipe's own key `learning_rate`")
+    return {**arguments, "name": name}
 
 
 def _optimizer_name(value: Any) -> str:

@@ -5,6 +5,7 @@ from keras_trainkit.schedules.constant import Constant
 from keras_trainkit.schedules.cosine import Cosine, CosineRestarts
 from keras_trainkit.schedules.cyclic import Cyclic, OneCycle, OneCycleMomentum
 from keras_trainkit.schedules.decay import REX, Exponential, InverseSqrt, Linear, Noam, Polynomial, Tanh
+from keras_trainkit.schedules.drawing import plot
 from keras_trainkit.schedules.join import Offset, Piecewise, Repeat, Scale, Sequence
 from keras_trainkit.schedules.registry import get, list
 from keras_trainkit.schedules.spans import resolve
@@ -39,5 +40,6 @@ __all__ = [
     "Warmup",
     "get",
     "list",
+    "plot",
     "resolve",
 ]

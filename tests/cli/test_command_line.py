@@ -10,7 +10,16 @@ import pytest
 from keras_trainkit import __version__
 from keras_trainkit.cli.main import main
 
-LIGHT = [["--help"], ["--version"], [], ["list"], ["list", "adam", "--json"], ["train", "--help"], ["doctor", "--help"]]
+LIGHT = [
+    ["plot-schedule", "--help"],
+    ["--help"],
+    ["--version"],
+    [],
+    ["list"],
+    ["list", "adam", "--json"],
+    ["train", "--help"],
+    ["doctor", "--help"],
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +46,7 @@ def test_version_and_help(capsys):
     assert (ended.value.code, capsys.readouterr().out) == (0, f"keras-trainkit {__version__}\n")
     assert main([]) == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("train", "list", "doctor"))
+    assert all(command in shown for command in ("train", "list", "plot-schedule", "doctor"))
 
 
 def test_every_recipe_key_has_an_option(capsys):
@@ -109,7 +118,7 @@ def refused(capsys, here, arguments, code=2):
         (["train", "--learning-rate=-0.5"], ["`learning_rate`", "-0.5"]),
         (["train", "--learning-rate", "fast"], ["--learning-rate", "'fast'"]),
         (["train", "--epochs", "0"], ["`epochs`"]),
-        (["train", "--schedule", "linear"], ["--schedule", "linear", "cosine"]),
+        (["train", "--schedule", "linar"], ["--schedule", "linar", "linear", "cosine"]),
         (["train", "--precision", "float16"], ["float16", "mixed_float16"]),
         (["train", "--replicas", "2", "--batch-size", "31"], ["multiple of `replicas`"]),
         (["train", "--target", "price"], ["`target`", "`data`"]),

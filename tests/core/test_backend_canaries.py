@@ -281,3 +281,14 @@ def test_errors_of_memory_are_known():
     assert backend.out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"))
     assert not backend.out_of_memory(ValueError("out of memory"))
     assert not backend.out_of_memory(RuntimeError("another"))
+
+
+def test_a_schedule_can_be_replaced_without_being_asked():
+    def unready(step):
+        raise ValueError("not yet")
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    optimizer = keras.optimizers.SGD(unready)
+    backend.replace_schedule(optimizer, schedule)
+    assert backend.learning_rate_argument(optimizer) is schedule
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)

@@ -286,6 +286,12 @@ def test_the_schedule_spans_the_run_and_no_update_has_rate_zero():
     rates = [float(preparation.make_schedule(recipe, updates=20, warmup=4)(step)) for step in range(20)]
     np.testing.assert_allclose(rates[:5], [0.02, 0.04, 0.06, 0.08, 0.1], rtol=1e-5)
     assert min(rates) > 0 and rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 0.002
+    given = Recipe(learning_rate=0.1, warmup=4, epochs=4, schedule={"name": "Cosine_Restarts", "first_period": "1ep"})
+    assert Recipe.from_dict(given.to_dict()) == given and given.schedule_name == "cosinerestarts"
+    periods = preparation.make_schedule(given, updates=20, warmup=4).schedule
+    assert (periods.first_period, periods.period_factor) == (5, 2.0)
+    with pytest.raises(RecipeError, match="`schedule`: .*alpha"):
+        preparation.make_schedule(Recipe(schedule={"name": "cosine", "alpha": 3}), updates=20, warmup=4)
     flat = preparation.make_schedule(Recipe(learning_rate=0.1, schedule="constant", warmup=0), updates=5, warmup=0)
     np.testing.assert_allclose([float(flat(step)) for step in range(5)], 0.1, rtol=1e-6)
 
