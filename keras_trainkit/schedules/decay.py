@@ -56,8 +56,8 @@ class Polynomial(Schedule):
 
     After T it stays at the end. Equal to torch's `PolynomialLR`, optax's `polynomial_schedule` (with a
     `transition_begin` of b: `Warmup(Polynomial(...), b, initial=initial)`), timm's `PolyLR` and Keras's
-    `PolynomialDecay` without `cycle`. timm's power is 0.5 unless given, the others' 1, and 2 here (as in
-    transformers' examples; detection and segmentation use 0.9).
+    `PolynomialDecay` without `cycle`. timm's power is 0.5 unless given, the others' 1, ours 2; DeepLab
+    (Chen et al., 2016, arXiv:1606.00915) has 0.9.
 
     Args:
         initial_learning_rate: the rate at step 0, at least 0.
