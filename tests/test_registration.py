@@ -33,3 +33,16 @@ def test_importing_the_package_registers_every_class():
     expected = set(registered_in_source())
     assert len(expected) > 80 and "RateByBatch" in expected
     assert expected - known == set()
+
+
+def test_no_two_classes_are_registered_under_one_name():
+    import keras
+
+    found = {}
+    for kind in [keras_trainkit.schedules, keras_trainkit.transforms, keras_trainkit.layers, keras_trainkit.callbacks,
+                 keras_trainkit.regularizers, keras_trainkit.initializers, keras_trainkit.optimizers]:  # fmt: skip
+        for part in vars(kind).values():
+            if isinstance(part, type) and part.__module__.startswith("keras_trainkit."):
+                found.setdefault(keras.saving.get_registered_name(part), set()).add(part)
+    assert {name: kinds for name, kinds in found.items() if len(kinds) > 1} == {}
+    assert "keras_trainkit>Scale" in found and "keras_trainkit>ScaleSchedule" in found

@@ -220,16 +220,19 @@ def _regularize_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
     for variable in model.trainable_weights:
         regularizer = variable.regularizer
         if regularizer is not None:
-            variable.regularizer = _scheduled_regularizer(model, regularizer, schedule)
+            variable.regularizer = _ScheduledRegularizer(model, regularizer, schedule)
             undo.append(functools.partial(setattr, variable, "regularizer", regularizer))
     if not undo:
         raise ValueError("`regularization` finds no weight with a regularizer in the model")
     return undo
 
 
-def _scheduled_regularizer(model: Any, regularizer: Callable[[Any], Any], schedule: Any) -> Callable[[Any], Any]:
-    def scheduled(weights: Any) -> Any:
-        penalty = regularizer(weights)
-        return penalty * _now(model, schedule, penalty.dtype)
+class _ScheduledRegularizer(keras.regularizers.Regularizer):
+    """A regularizer times what a schedule says. It is never saved: layers keep their own."""
 
-    return scheduled
+    def __init__(self, model: Any, own: Callable[[Any], Any], schedule: Any) -> None:
+        self._model, self._own, self._schedule = model, own, schedule
+
+    def __call__(self, x: Any) -> Any:
+        penalty = self._own(x)
+        return penalty * _now(self._model, self._schedule, penalty.dtype)

@@ -102,7 +102,7 @@ class Piecewise(Schedule):
         return rate
 
 
-@keras.saving.register_keras_serializable("keras_trainkit")
+@keras.saving.register_keras_serializable("keras_trainkit", name="ScaleSchedule")  # `transforms.Scale` is the other
 @dataclasses.dataclass(frozen=True)
 class Scale(Schedule):
     """A schedule times a number, or times another schedule.
