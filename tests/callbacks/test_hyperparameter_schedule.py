@@ -56,6 +56,27 @@ def test_momentum_follows_its_schedule_from_update_to_update():
     np.testing.assert_allclose(after[:2], [0.9 * last + 0.1, 0.81 * last + 0.19], rtol=1e-4)
 
 
+def test_a_step_that_is_compiled_already_follows_too():
+    model = model_of(optimizers.SGD(0.1, momentum=0.5))
+    before = fit(model)
+    found = fit(model, HyperparameterSchedule(momentum=UP))
+    expected = heavy_ball([0.5] * 12 + rates(UP, 24)[12:])
+    np.testing.assert_allclose([*before, *found], expected, rtol=1e-4)
+
+
+def test_one_argument_after_the_other_in_the_same_model(tmp_path):
+    keras.utils.set_random_seed(1)
+    wide = [keras.Input((5,)), keras.layers.Dense(8000, "tanh"), keras.layers.Dense(3)]  # compiled on its own
+    model = keras.Sequential(wide)
+    model.compile(optimizers.Adam(0.01), "mse")
+    train(model, HyperparameterSchedule(beta_1=UP), epochs=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        train(each, HyperparameterSchedule(beta_2=UP), epochs=1)
+    assert_close(model.get_weights(), loaded.get_weights(), 1e-6)
+
+
 def test_lengths_are_resolved_and_a_resumed_run_has_the_same_values(tmp_path):
     spelled = HyperparameterSchedule(momentum=schedules.Linear(0.2, "1run", 0.9))
     expected = fit(model_of(optimizers.SGD(0.1, momentum=0.5)), spelled, epochs=2)
