@@ -272,6 +272,24 @@ def test_regularization_follows_its_schedule():
 
 
 @pytest.mark.tensorflow
+def test_layers_follow_on_two_replicas(two_replicas):
+    rising = schedules.Linear(0.0, 12, 1.0)
+    with two_replicas.scope():
+        model = model_of(optimizers.SGD(0.1), start=2.0, regularizer=keras.regularizers.L2(0.5))
+        drops = dropping(keras.layers.Dropout(0.5), (1000,))
+    x = np.ones((24, 1), "float32")
+    model.fit(x, x, batch_size=2, verbose=0, callbacks=[HyperparameterSchedule(regularization=rising)])
+    weight = 2.0
+    for factor in rates(rising, 12):
+        weight -= 0.1 * (1 + factor * weight)
+    assert model.get_weights()[0] == pytest.approx(weight, rel=1e-4)
+    x = np.ones((8, 1000), "float32")
+    follow = HyperparameterSchedule(dropout=schedules.Linear(0.8, 2, 0.2))
+    history = drops.fit(x, x[:, :1], batch_size=8, epochs=3, verbose=0, callbacks=[follow])
+    np.testing.assert_allclose(history.history["loss"], [0.8, 0.5, 0.2], atol=0.04)  # replicas may draw alike
+
+
+@pytest.mark.tensorflow
 def test_a_model_saved_while_it_follows_is_the_plain_model(tmp_path):
     model = keras.Sequential(
         [keras.Input((5,)), keras.layers.Dropout(0.3), keras.layers.Dense(3, kernel_regularizer="l2")]
