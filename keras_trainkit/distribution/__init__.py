@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from keras_trainkit.distribution.layout import layout_for
     from keras_trainkit.distribution.layout_report import Bytes, ModelLayout, VariableLayout
     from keras_trainkit.distribution.lost import WorkerLost
+    from keras_trainkit.distribution.plan_report import Plan, PlanRow
+    from keras_trainkit.distribution.planning import plan
     from keras_trainkit.distribution.seeds import separate_seeds
     from keras_trainkit.distribution.strategies import SingleDevice, strategy
 
@@ -24,6 +26,8 @@ __all__ = [
     "Bytes",
     "Cluster",
     "ModelLayout",
+    "Plan",
+    "PlanRow",
     "SingleDevice",
     "VariableLayout",
     "WorkerLost",
@@ -33,6 +37,7 @@ __all__ = [
     "enable_workers",
     "is_chief",
     "layout_for",
+    "plan",
     "separate_seeds",
     "strategy",
     "workers",
@@ -42,6 +47,8 @@ _HOMES = {
     "Bytes": "layout_report",
     "Cluster": "cluster",
     "ModelLayout": "layout_report",
+    "Plan": "plan_report",
+    "PlanRow": "plan_report",
     "SingleDevice": "strategies",
     "VariableLayout": "layout_report",
     "WorkerLost": "lost",
@@ -51,6 +58,7 @@ _HOMES = {
     "enable_workers": "enabling",
     "is_chief": "chief",
     "layout_for": "layout",
+    "plan": "planning",
     "separate_seeds": "seeds",
     "strategy": "strategies",
     "workers": "joining",

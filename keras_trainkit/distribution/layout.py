@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 from keras import layers
 
 from keras_trainkit.core import backend, checks
+from keras_trainkit.distribution import paper
 from keras_trainkit.distribution.layout_report import Bytes, ModelLayout, VariableLayout, local_bytes
 
 RULES = ("column", "row", "replicate")
@@ -254,7 +254,7 @@ def _model(model: Any) -> Any:
     if isinstance(model, keras.Model):
         made = model
     elif callable(model):
-        made = _made_on_paper(model)
+        made = paper.model_made_by(model)
         if not isinstance(made, keras.Model):
             raise TypeError(f"`model` must be a function that returns a keras.Model. Received: {made!r} of {model!r}")
     else:
@@ -262,25 +262,6 @@ def _model(model: Any) -> Any:
     if not made.variables:
         raise ValueError("`model` must be built, so that its variables have shapes: give it an Input, or build it.")
     return made
-
-
-def _made_on_paper(make: Callable[[], Any]) -> Any:
-    with backend.on_paper(), _values_refused("model", "leave `compile` out of it, or pass the model itself"):
-        return make()
-
-
-@contextlib.contextmanager
-def _values_refused(name: str, instead: str) -> Iterator[None]:
-    """Says in our words that Keras makes no variable from a value on paper."""
-    try:
-        yield
-    except ValueError as error:
-        if "stateless scope" not in str(error):
-            raise
-        raise ValueError(
-            f"`{name}` makes a variable from a value, and not from a shape and an initializer, which cannot be done on "
-            f"paper: {instead}."
-        ) from error
 
 
 def _bytes(found: list[VariableLayout], slots: list[Tensor], sizes: dict[str, int]) -> Bytes:
@@ -292,16 +273,7 @@ def _bytes(found: list[VariableLayout], slots: list[Tensor], sizes: dict[str, in
 
 def _slots(model: Any, found: list[VariableLayout], optimizer: Any, mesh: Any) -> list[Tensor]:
     """The variables of such an optimizer, built on paper in the way that it is built to train."""
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(f"`optimizer` must be an optimizer. Received: optimizer={optimizer!r}")
     layouts = {v.path: keras.distribution.TensorLayout(v.axes, mesh) for v in found}
-    pairs = [(variable, layouts[variable.path]) for variable in model.variables]
-    with backend.names_kept():
-        config = optimizer.get_config()
-        if "learning_rate" in config:
-            config["learning_rate"] = backend.learning_rate_argument(optimizer)  # Keras makes no lambda from its text
-        twin = type(optimizer).from_config(config)
-        paper = backend.on_paper()
-        with backend.laid_out(pairs), paper, _values_refused("optimizer", "take the kit's of the same name"):
-            twin.build(model.trainable_variables)
-    return [(tuple(v.shape), backend.dtype(v), backend.axes_of(v)) for v in twin.variables]
+    laid_out = backend.laid_out([(variable, layouts[variable.path]) for variable in model.variables])
+    slots = paper.slots_of(optimizer, model.trainable_variables, laid_out)
+    return [(tuple(v.shape), backend.dtype(v), backend.axes_of(v)) for v in slots]

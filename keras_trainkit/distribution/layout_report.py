@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -159,10 +160,18 @@ class ModelLayout(keras.distribution.LayoutMap):
 
 def local_bytes(shape: tuple[int, ...], dtype: str, axes: Any, sizes: dict[str, int]) -> int:
     """The bytes of one device's part of a tensor whose axes are split over these axes of a mesh."""
-    import jax
-
     parts = math.prod(sizes[axis] for axis in axes or () if axis is not None)
-    return math.prod(shape) // parts * jax.numpy.dtype(dtype).itemsize
+    return tensor_bytes(shape, dtype) // parts
+
+
+def tensor_bytes(shape: Sequence[int], dtype: str) -> int:
+    """The bytes of a tensor whose dtype has this name.
+
+    >>> tensor_bytes((3, 4), "bfloat16"), tensor_bytes((), "int64"), tensor_bytes((2,), "float8_e4m3fn")
+    (24, 8, 2)
+    """
+    bits = re.search(r"\d+", dtype)
+    return math.prod(shape) * (1 if bits is None else max(1, int(bits[0]) // 8))
 
 
 def _mesh(mesh: Any) -> str:
