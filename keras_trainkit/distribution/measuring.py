@@ -17,7 +17,7 @@ from keras_trainkit.core import backend, building, slices
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.distribution import paper, running
 
-ENOUGH = 64 * 2**20
+ENOUGH = 32 * 2**20
 """Bytes of activations from which on the allocator's count is taken; TensorFlow's on CPUs leaves small tensors out."""
 
 MOST = 2**16
@@ -66,8 +66,8 @@ class Batch:
             lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in tree.flatten(self._rows) if leaf is not None}
             if len(lengths) != 1 or 0 in lengths:
                 raise ValueError(
-                    "`batch` must hold arrays with as many rows as there are samples, one at least. Received: arrays of "
-                    f"{', '.join(map(str, sorted(lengths)))} rows"
+                    "`batch` must hold arrays with as many rows as there are samples, one at least. Received: arrays "
+                    f"of {', '.join(map(str, sorted(lengths)))} rows"
                 )
             self.samples = lengths.pop()
         self.targets = self._rows[1] is not None
@@ -177,7 +177,7 @@ class Step:
         with backend.names_kept():
             found = running.peak_bytes(self._function, self._arguments(measured), STEPS)
             while backend.ON_TENSORFLOW and found < ENOUGH and measured < MOST and self._batch.resizable:
-                measured = min(8 * measured, MOST)
+                measured = min(MOST, measured * min(8, 1 + 5 * ENOUGH // (4 * max(found, 1))))
                 found = running.peak_bytes(self._function, self._arguments(measured), STEPS)
         return round(found * samples / measured) + self._batch.bytes(samples)
 

@@ -17,7 +17,7 @@ class PlanRow:
         samples: of one device in one step.
         samples_per_update: of all devices, in all micro-batches of a window.
         activations: bytes of a device, what a step needs beyond variables, slots and gradients.
-        memory: bytes of a device, all together; not the buffers of the exchange.
+        memory: bytes of a device, all together, when most is in use.
         all_reduce: bytes that a device gives into all-reduces for one update; 0 on one device.
         all_gather: bytes of rows of sparse gradients that a device gives to all others for one update.
         sent: bytes that a device sends for one update, and receives as many.
@@ -51,14 +51,18 @@ class PlanRow:
     @property
     def samples_per_second(self) -> tuple[float, float] | None:
         """Of all devices, without and with overlap."""
-        return None if self.seconds is None else _pair(self.samples_per_update / s for s in self.seconds)
+        if self.seconds is None:
+            return None
+        alone, overlapped = self.seconds
+        return self.samples_per_update / alone, self.samples_per_update / overlapped
 
     @property
     def efficiency(self) -> tuple[float, float] | None:
         """Samples a second and device, over those of one device alone, without and with overlap."""
         if self.seconds is None or self.single_seconds is None:
             return None
-        return _pair(self.single_seconds / s for s in self.seconds)
+        alone, overlapped = self.seconds
+        return self.single_seconds / alone, self.single_seconds / overlapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +105,8 @@ class Plan:
         lines.append(f"{self.scaling.capitalize()} scaling; bytes of a device and {unit}.")
         if self.bandwidth is not None:
             lines.append(
-                f"Ring of {self.bandwidth:,.6g} bytes/s and {self.latency:g} s a message. From no overlap of computation "
-                "and exchange to a whole one."
+                f"Ring of {self.bandwidth:,.6g} bytes/s and {self.latency:g} s a message. From no overlap of "
+                "computation and exchange to a whole one."
             )
         if self.sparse:
             lines.append(f"By rows: {', '.join(self.sparse)}.")
@@ -117,11 +121,6 @@ class Plan:
             cells.append(_range([f"{rate:,.0f}" for rate in rates]))
             cells.append(_range([f"{share:.0%}" for share in shares]))
         return cells
-
-
-def _pair(values: object) -> tuple[float, float]:
-    low, high = values  # type: ignore[misc]
-    return low, high
 
 
 def _range(cells: list[str]) -> str:

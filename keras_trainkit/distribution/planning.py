@@ -48,8 +48,10 @@ def plan(
     about twice as long. `activations` are the most bytes that are in use at one time, by the count of the backend's
     allocator (TensorFlow, the largest of several steps: its order of operators differs from step to step) or of its
     compiler (JAX), without variables and gradients, and with the batch itself. On CPUs TensorFlow does not count
-    tensors below 256 KiB; where little is in use, a multiple of the batch is measured and its share taken. Programs,
-    the runtime, copies of gradients inside of an exchange, and what the update needs for a moment are not in it.
+    tensors below 256 KiB; where little is in use, a larger batch is measured, of which it is the share. All memory
+    together is that, or what lies beside the gradients when they are summed, if that is more: their sums over replicas,
+    a window's mean, their copies in float32. Programs, the runtime, and what an update needs for a moment are not in
+    it.
 
     **Expected times**, with a `bandwidth`: for computing, the median of five steps here, and of as many updates of a
     twin of the optimizer on stand-ins of the variables, which take memory for that; or `step_time`. For exchanging on a
@@ -66,9 +68,10 @@ def plan(
         devices: a number, or several, such as `[1, 2, 4, 8, 1024]`.
         optimizer: of the kit or of Keras; the one that the model was compiled with when left out. Without either no
             slots are counted, and the exchange is that of Keras.
-        scaling: `"weak"`: `batch` is what each device takes, more devices take more samples. `"strong"`: `batch` is what
-            all of them take together, as in `fit`; the largest share counts where it does not divide. Between the largest
-            and the smallest share, which are measured, times are on a straight line.
+        scaling: `"weak"`: `batch` is what each device takes, more devices take more samples. `"strong"`: `batch` is
+            what all of them take together, as in `fit`; the largest share counts where it does not divide. It is
+            measured; smaller ones have activations in proportion, at most that is (more gradients are there when few
+            activations are left), and times on the line through the largest share and the smallest.
         bandwidth: bytes a second that each device can send. No times are expected when left out.
         latency: seconds that a message takes to the next device, beside its bytes.
         activations: bytes, if they are known: of `batch` samples on one device, or a function of the samples of one.
@@ -142,15 +145,9 @@ def plan(
     rows = []
     for n in counts:
         share, total = shares[n], (given.samples * n if scaling == "weak" else given.samples)
-        bytes_of_step = math.ceil(memory(share))
-        row = PlanRow(
-            n,
-            share,
-            total * exchange.micro_batches,
-            bytes_of_step,
-            held.total + bytes_of_step,
-            *exchange.bytes(n, share),
-        )
+        peak, (reduced, gathered, sent) = math.ceil(memory(share)), exchange.bytes(n, share)
+        everything = held.total + max(peak, exchange.copies(n))  # no activations are left when gradients are summed
+        row = PlanRow(n, share, total * exchange.micro_batches, peak, everything, reduced, gathered, sent)
         if compute is not None:
             row = dataclasses.replace(
                 row,
@@ -196,9 +193,11 @@ class Exchange:
         windowed = self.micro_batches > 1 and backend.ON_TENSORFLOW
         self.by_rows = [] if windowed else [g for g in gradients if g.rows is not None]
         dense = [g for g in gradients if windowed or g.rows is None]
+        self._windowed = windowed
         self._width = (lambda v: wide_dtype(backend.dtype(v))) if ours and backend.ON_TENSORFLOW else backend.dtype
-        self._dense = sum(tensor_bytes(g.variable.shape, self._width(g.variable)) for g in dense)
-        self._messages = len({self._width(g.variable) for g in dense})
+        self._reduced = [g.variable for g in dense]
+        self._bytes = sum(tensor_bytes(v.shape, self._width(v)) for v in self._reduced)
+        self._dense, self._messages = self._bytes, len({self._width(v) for v in self._reduced})
         if windowed:
             self._dense += 4  # the window's weight
             if optimizer is not self.inner:  # whether each micro-batch is finite
@@ -215,6 +214,13 @@ class Exchange:
         gathered = math.ceil(sum(self._row_bytes(g) for g in self.by_rows) * samples / self._samples)
         sent = 2 * (devices - 1) / devices * self._dense + (devices - 1) * gathered
         return self._dense, gathered, math.ceil(sent)
+
+    def copies(self, devices: int) -> int:
+        """Bytes of the gradients that lie beside the first ones: sums over devices, means of a window, wider dtypes."""
+        widened = any(self._width(v) != backend.dtype(v) for v in self._reduced)
+        if not backend.ON_TENSORFLOW:
+            return 0
+        return self._bytes * ((devices > 1) + self._windowed + (widened and not self._windowed))
 
     def seconds(self, devices: int, samples: int, bandwidth: float, latency: float) -> float:
         """In which a ring of devices exchanges them."""
