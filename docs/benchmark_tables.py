@@ -108,6 +108,24 @@ def _embedding(path: Path, _: str) -> list[str]:
     return [*grid(rows), "", f"Rows of {figures['width']}; {figures['rounds']} rounds. {circumstances(figures)}"]
 
 
+def _plan(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["model", "replicas", "memory, over the allocator's", "over the process's", "ms a step", "time, expected"]]
+    for name, model in figures["models"].items():
+        for replicas, case in model["replicas"].items():
+            ratios = ("planned_to_allocator", "planned_to_resident", "milliseconds_a_step", "expected_to_measured")
+            rows.append([name, replicas, *(_ends(case[ratio]) for ratio in ratios)])
+    loads = [
+        run["load"] for m in figures["models"].values() for case in m["replicas"].values() for run in case["rounds"]
+    ]
+    shared = f"Load of the machine while it ran: {min(loads):g} to {max(loads):g}."
+    return [*grid(rows), "", f"{figures['rounds']} rounds. {shared} {circumstances(figures)}"]
+
+
+def _ends(figure: dict[str, float]) -> str:
+    return f"{figure['median']:.3g} [{figure['least']:.3g}, {figure['most']:.3g}]"
+
+
 def _training(path: Path, _: str) -> list[str]:
     sys.path.insert(0, str(BENCHMARKS))
     try:
@@ -124,6 +142,7 @@ FILES = {
     "fit": "fit.json",
     "data": "data.json",
     "embedding": "embedding.json",
+    "plan": "plan.json",
     "training": "training.jsonl",
 }
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
@@ -134,5 +153,6 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "fit": _fit,
     "data": _data,
     "embedding": _embedding,
+    "plan": _plan,
     "training": _training,
 }

@@ -13,7 +13,7 @@ import keras
 
 from keras_trainkit.core import TransformOptimizer, backend, checks
 from keras_trainkit.core.numerics import wide_dtype
-from keras_trainkit.distribution import measuring, paper
+from keras_trainkit.distribution import measuring, paper, running
 from keras_trainkit.distribution.layout_report import Bytes, tensor_bytes
 from keras_trainkit.distribution.plan_report import Plan, PlanRow
 
@@ -87,7 +87,8 @@ def plan(
             optimizers on several replicas of TensorFlow (it stops with an error there), and an optimizer that is not
             built and cannot be built on paper (Keras's Adafactor; the kit's can).
         TypeError: for an argument of the wrong kind.
-        RuntimeError: where the backend does not count its memory; then pass `activations`.
+        RuntimeError: where the backend does not count its memory; then pass `activations`. Inside the scope of a
+            strategy; the model may have been made there.
 
     Example:
 
@@ -101,6 +102,8 @@ def plan(
     >>> [f"{low:.0%} to {high:.0%}" for low, high in (row.efficiency for row in found.rows)]
     ['100% to 100%', '100% to 100%', '49% to 98%']
     """
+    if running.inside_of_replicas():
+        raise RuntimeError("`plan` cannot be called inside the scope of a strategy: leave that scope first.")
     counts = [devices] if isinstance(devices, numbers.Integral) else list(devices)  # type: ignore[arg-type]
     counts = [checks.integer("devices", n, at_least=1) for n in counts]
     if not counts:

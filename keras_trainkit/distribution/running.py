@@ -13,6 +13,11 @@ if backend.ON_TENSORFLOW:
     import tensorflow as tf
 
 
+def inside_of_replicas() -> bool:
+    """Whether this runs in the scope of a strategy, where variables made are copied to its replicas."""
+    return backend.ON_TENSORFLOW and tf.distribute.has_strategy()
+
+
 def traced(function: Callable) -> Callable:
     """`function` as one program, for each set of shapes."""
     if backend.ON_TENSORFLOW:

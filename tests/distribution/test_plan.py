@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 
@@ -190,6 +191,40 @@ def test_weights_without_a_gradient_are_not_sent():
     model = keras.Model(inputs, layers.Dense(2)(inputs))
     model.unused = model.add_weight(shape=(100,), name="unused")
     assert known(model, 2).rows[0].all_reduce == 4 * (4 * 2 + 2)
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="keras.distribution is for JAX: tox -e jax")
+def test_jax_reduces_all_gradients_in_one_message():
+    import jax
+
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        model = keras.Sequential([keras.Input((16,)), layers.Dense(32, "relu"), layers.Dense(10)])
+        x = keras.distribution.distribution().get_data_layout((8, 16)).backend_layout
+        values = [v.value for v in model.trainable_variables]
+
+        def loss(values, x):
+            return keras.ops.mean(keras.ops.square(model.stateless_call(values, [], x)[0]))
+
+        where = ([value.sharding for value in values], x)
+        program = jax.jit(jax.grad(loss), in_shardings=where, out_shardings=where[0])
+        text = program.lower(values, np.zeros((8, 16), "float32")).compile().as_text()
+    finally:
+        keras.distribution.set_distribution(None)
+    (reduction,) = re.findall(r"= \((.*)\) all-reduce\(", text)
+    shapes = [re.findall(r"\d+", shape) for shape in re.findall(r"f32\[([\d,]*)\]", reduction)]
+    assert 4 * sum(math.prod(map(int, shape)) for shape in shapes) == known(model, 2).rows[0].all_reduce
+
+
+@pytest.mark.tensorflow
+def test_a_model_made_under_a_strategy_is_planned_outside_of_it(two_replicas):
+    with two_replicas.scope():
+        model = small()
+        model.compile(optimizers.AdamW(1e-3, gradient_accumulation_steps=2, use_ema=True), "mse")
+        with pytest.raises(RuntimeError, match="`plan` cannot be called inside the scope of a strategy"):
+            plan(model, 8, 2)
+    found = plan(model, 8, 2, bandwidth=1e9)
+    assert found.rows[0].compute_seconds > 0 and 4 * TRAINABLE < found.held.slots < 4 * TRAINABLE + 64
 
 
 # --------------------------------------------------------------------------------------------------------------- times
