@@ -123,13 +123,7 @@ class Step:
 
     def __init__(self, model: Any, batch: Batch) -> None:
         self._model, self._batch = model, batch
-        self._criterion = None
-        if batch.targets and getattr(model, "loss", None) is not None:
-            # The model's own would be built by its first use.
-            self._criterion = keras.Model()
-            if hasattr(model, "output_names"):
-                self._criterion.output_names = model.output_names
-            self._criterion.compile(loss=model.loss)
+        self._criterion = _criterion(model) if batch.targets and getattr(model, "loss", None) is not None else None
         self.variables = [v for v in model.trainable_variables if not building.overwritten(v)]
         self._others = [v for v in model.variables if not any(v is known for known in self.variables)]
         self._function = running.traced(self._gradients)
@@ -167,7 +161,7 @@ class Step:
             found = running.outline(self._function, *self._arguments(samples))
         pairs = [(v, g) for v, g in zip(self.variables, found, strict=True) if g is not None]
         return [
-            Gradient(v, int(g.values.shape[0]), g.indices.dtype.size) if slices.is_sparse(g) else Gradient(v)
+            Gradient(v, g.values.shape[0] or v.shape[0], g.indices.dtype.size) if slices.is_sparse(g) else Gradient(v)
             for v, g in pairs
         ]
 
@@ -186,6 +180,16 @@ class Step:
         with backend.names_kept():
             arguments = self._arguments(samples)
             return _median(lambda: running.wait(self._function(*arguments)))
+
+
+def _criterion(model: Any) -> keras.Model:
+    """A model without layers that has the model's loss. The model's own would be built by its first use."""
+    with backend.names_kept():
+        made = keras.Model()
+        if hasattr(model, "output_names"):
+            made.output_names = model.output_names
+        made.compile(loss=model.loss)
+    return made
 
 
 def update_seconds(optimizer: Any, variables: list[Any], gradients: list[Any], steps: int = 1) -> float:

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.core import TransformOptimizer, backend, checks
-from keras_trainkit.core.numerics import wide_dtype
+from keras_trainkit.core import backend, checks
 from keras_trainkit.distribution import measuring, paper, running
+from keras_trainkit.distribution.exchange import Exchange
 from keras_trainkit.distribution.layout_report import Bytes, tensor_bytes
 from keras_trainkit.distribution.plan_report import Plan, PlanRow
 
@@ -50,8 +50,8 @@ def plan(
     compiler (JAX), without variables and gradients, and with the batch itself. On CPUs TensorFlow does not count
     tensors below 256 KiB; where little is in use, a larger batch is measured, of which it is the share. All memory
     together is that, or what lies beside the gradients when they are summed, if that is more: their sums over replicas,
-    a window's mean, their copies in float32. Programs, the runtime, and what an update needs for a moment are not in
-    it.
+    the rows of all, a window's mean, their copies in float32. Programs, the runtime, and what an update needs for a
+    moment are not in it.
 
     **Expected times**, with a `bandwidth`: for computing, the median of five steps here, and of as many updates of a
     twin of the optimizer on stand-ins of the variables, which take memory for that; or `step_time`. For exchanging on a
@@ -104,8 +104,8 @@ def plan(
     """
     if running.inside_of_replicas():
         raise RuntimeError("`plan` cannot be called inside the scope of a strategy: leave that scope first.")
-    counts = [devices] if isinstance(devices, numbers.Integral) else list(devices)  # type: ignore[arg-type]
-    counts = [checks.integer("devices", n, at_least=1) for n in counts]
+    wanted = list(devices) if isinstance(devices, Iterable) else [devices]
+    counts = [checks.integer("devices", n, at_least=1) for n in wanted]
     if not counts:
         raise ValueError("`devices` must be one number at least. Received: devices=[]")
     checks.one_of("scaling", scaling, ("weak", "strong"))
@@ -143,96 +143,28 @@ def plan(
     )
     compute = None
     if bandwidth is not None:
+        sizes = set(shares.values())
+        if scaling == "strong" and sizes != {given.samples} and len(sizes) == 1:
+            sizes.add(max(1, largest // 2))  # to tell from what one device would take for all samples
         known = _known("step_time", step_time, given.samples)
-        compute = _timed(step, optimizer, exchange, shares) if known is None else _times(known, exchange.micro_batches)
+        compute = _timed(step, optimizer, exchange, sizes) if known is None else _times(known, exchange.micro_batches)
     rows = []
     for n in counts:
         share, total = shares[n], (given.samples * n if scaling == "weak" else given.samples)
         peak, (reduced, gathered, sent) = math.ceil(memory(share)), exchange.bytes(n, share)
-        everything = held.total + max(peak, exchange.copies(n))  # no activations are left when gradients are summed
+        everything = held.total + max(peak, exchange.copies(n, share))  # no activations are left at the exchange
         row = PlanRow(n, share, total * exchange.micro_batches, peak, everything, reduced, gathered, sent)
-        if compute is not None:
+        if compute is not None and bandwidth is not None:
             row = dataclasses.replace(
                 row,
                 compute_seconds=compute(share),
-                exchange_seconds=exchange.seconds(n, share, bandwidth or math.inf, latency),
+                exchange_seconds=exchange.seconds(n, share, bandwidth, latency),
                 single_seconds=compute(share) if scaling == "weak" else compute(given.samples) / n,
             )
         rows.append(row)
     name = None if optimizer is None else type(exchange.inner).__name__
     sparse = [g.variable.path for g in exchange.by_rows]
     return Plan(rows, held, name, scaling, exchange.micro_batches, sparse, bandwidth, latency)
-
-
-class Exchange:
-    """What replicas exchange for one update.
-
-    Args:
-        optimizer: that updates, or None.
-        gradients: of a step on `samples` samples.
-        samples: of one device.
-        devices: the most there will be.
-
-    Attributes:
-        inner: the optimizer, without a wrapper that scales the loss.
-        micro_batches: of a window.
-        by_rows: the gradients that are gathered and not reduced.
-
-    Raises:
-        ValueError: for accumulation that does not work on several replicas.
-    """
-
-    def __init__(self, optimizer: Any, gradients: list[measuring.Gradient], samples: int, devices: int) -> None:
-        self.inner = getattr(optimizer, "inner_optimizer", optimizer)
-        self.micro_batches = getattr(self.inner, "gradient_accumulation_steps", None) or 1
-        self._samples = samples
-        ours = isinstance(self.inner, TransformOptimizer)
-        if devices > 1 and self.micro_batches > 1 and backend.ON_TENSORFLOW and not ours:
-            raise ValueError(
-                "`optimizer` must be one of the kit to accumulate on several replicas: Keras's own stop there with an "
-                f"error about `merge_call`. Received: optimizer={type(self.inner).__name__} with "
-                f"gradient_accumulation_steps={self.micro_batches}"
-            )
-        windowed = self.micro_batches > 1 and backend.ON_TENSORFLOW
-        self.by_rows = [] if windowed else [g for g in gradients if g.rows is not None]
-        dense = [g for g in gradients if windowed or g.rows is None]
-        self._windowed = windowed
-        self._width = (lambda v: wide_dtype(backend.dtype(v))) if ours and backend.ON_TENSORFLOW else backend.dtype
-        self._reduced = [g.variable for g in dense]
-        self._bytes = sum(tensor_bytes(v.shape, self._width(v)) for v in self._reduced)
-        self._dense, self._messages = self._bytes, len({self._width(v) for v in self._reduced})
-        if windowed:
-            self._dense += 4  # the window's weight
-            if optimizer is not self.inner:  # whether each micro-batch is finite
-                self._dense += 4 * self.micro_batches
-                self._messages += self.micro_batches
-        else:
-            self._dense *= self.micro_batches
-            self._messages *= self.micro_batches
-
-    def bytes(self, devices: int, samples: int) -> tuple[int, int, int]:
-        """What a device gives into all-reduces, what it gives to all others, and what it sends in all."""
-        if devices == 1:
-            return 0, 0, 0
-        gathered = math.ceil(sum(self._row_bytes(g) for g in self.by_rows) * samples / self._samples)
-        sent = 2 * (devices - 1) / devices * self._dense + (devices - 1) * gathered
-        return self._dense, gathered, math.ceil(sent)
-
-    def copies(self, devices: int) -> int:
-        """Bytes of the gradients that lie beside the first ones: sums over devices, means of a window, wider dtypes."""
-        widened = any(self._width(v) != backend.dtype(v) for v in self._reduced)
-        if not backend.ON_TENSORFLOW:
-            return 0
-        return self._bytes * ((devices > 1) + self._windowed + (widened and not self._windowed))
-
-    def seconds(self, devices: int, samples: int, bandwidth: float, latency: float) -> float:
-        """In which a ring of devices exchanges them."""
-        messages = 2 * self._messages + 2 * len(self.by_rows)  # reduce and scatter, gather; values and their rows
-        return self.bytes(devices, samples)[2] / bandwidth + (devices - 1) * messages * latency
-
-    def _row_bytes(self, gradient: measuring.Gradient) -> int:
-        shape = (gradient.rows or 0, *gradient.variable.shape[1:])
-        return tensor_bytes(shape, self._width(gradient.variable)) + (gradient.rows or 0) * gradient.index_bytes
 
 
 def _slot_bytes(optimizer: Any, model: Any) -> int:
@@ -263,13 +195,12 @@ def _times(function: Callable[[int], float], factor: int) -> Callable[[int], flo
     return lambda count: factor * function(count)
 
 
-def _timed(step: measuring.Step, optimizer: Any, exchange: Exchange, shares: dict[int, int]) -> Callable[[int], float]:
+def _timed(step: measuring.Step, optimizer: Any, exchange: Exchange, sizes: set[int]) -> Callable[[int], float]:
     """The seconds of one update, by the samples of a device."""
-    high = max(shares.values())
-    low = min(shares.values()) if len(set(shares.values())) > 1 else max(1, high // 2)
-    first, last = step.seconds(low), step.seconds(high)
-    slope = max(0.0, (last - first) / (high - low)) if high > low else last / high
-    update, steps = 0.0, exchange.micro_batches
+    low, high, steps = min(sizes), max(sizes), exchange.micro_batches
+    last = step.seconds(high)
+    slope = last / high if low == high else max(0.0, (last - step.seconds(low)) / (high - low))
+    update = 0.0
     if optimizer is not None:
         update = measuring.update_seconds(optimizer, step.variables, step.run(low), steps)
     return lambda samples: steps * (last + slope * (samples - high)) + update

@@ -116,8 +116,7 @@ def test_planning_leaves_no_trace():
         return model
 
     x, y = RNG.normal(size=(16, 16)), RNG.integers(0, 10, 16)
-    planned, model = [], prepared()
-    plan(model, (x, y), [1, 2], bandwidth=1e9)
+    planned = []
     for look in (True, False):
         model = prepared()
         if look:
@@ -128,10 +127,10 @@ def test_planning_leaves_no_trace():
             for value, variable in zip(before, model.variables, strict=True):
                 np.testing.assert_array_equal(value, backend.read(variable))
         model.fit(x, y, batch_size=4, epochs=2, verbose=0)
-        planned.append(([v.path for v in [*model.optimizer.variables, *layers.Dense(3, name=None).variables]],
-                        layers.Dense(3).name, model.get_weights()))  # fmt: skip
-    (paths, name, weights), (paths_without, name_without, weights_without) = planned
-    assert paths == paths_without and name == name_without
+        names = [layers.Dense(3).name, keras.Model().name, keras.optimizers.RMSprop().name]
+        planned.append(([v.path for v in model.optimizer.variables], names, model.get_weights()))
+    (paths, names, weights), (paths_without, names_without, weights_without) = planned
+    assert paths == paths_without and names == names_without
     for ours, theirs in zip(weights, weights_without, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -178,6 +177,7 @@ def test_embeddings_travel_by_rows_that_grow_with_the_batch():
     assert [row.all_gather for row in found.rows] == [0, rows, rows]
     assert [row.sent for row in found.rows] == [0, WEIGHTS_OF_WORDS + rows, 2 * 7 * WEIGHTS_OF_WORDS // 8 + 7 * rows]
     assert found.sparse == ["embedding/embeddings"] and "By rows: embedding/embeddings" in str(found)
+    assert found.rows[2].memory == found.held.total + WEIGHTS_OF_WORDS + 8 * rows
     shared = known(words(), [1, 2, 8], optimizer=optimizers.Adam(1e-3), scaling="strong")
     assert [row.all_gather for row in shared.rows] == [0, rows // 2, rows // 8]
     window = known(words(), 2, optimizer=optimizers.Adam(1e-3, gradient_accumulation_steps=2))
@@ -364,6 +364,7 @@ def test_one_and_four_replicas(replicas):
     [
         ({"devices": 0}, ValueError, r"`devices` must be an integer at least 1. Received: devices=0"),
         ({"devices": []}, ValueError, r"`devices` must be one number at least"),
+        ({"devices": None}, TypeError, r"`devices` must be an integer at least 1. Received: devices=None"),
         ({"devices": [1, 2.5]}, TypeError, r"`devices` must be an integer at least 1. Received: devices=2.5"),
         ({"devices": 16, "scaling": "strong"}, ValueError, r"at most the 8 samples .*scaling=\"weak\".*devices=16"),
         ({"scaling": "week"}, ValueError, r"`scaling` must be one of 'weak', 'strong'.*Did you mean 'weak'"),
