@@ -92,6 +92,12 @@ def test_slots_on_paper_are_those_of_the_built_optimizer(make, dtype):
     assert on_paper == real_bytes(optimizer.variables) == known(model, 1, optimizer=optimizer).held.slots
 
 
+def test_an_optimizer_that_is_built_need_not_be_built_on_paper():
+    model, optimizer = small(), keras.optimizers.Adafactor()
+    optimizer.build(model.trainable_variables)
+    assert known(model, 1, optimizer=optimizer).held.slots == real_bytes(optimizer.variables)
+
+
 def test_the_optimizer_of_compile_counts_and_none_holds_nothing():
     model = small()
     assert known(model, 1).held.slots == 0 and known(model, 1).optimizer is None
@@ -191,6 +197,9 @@ def test_weights_without_a_gradient_are_not_sent():
     model = keras.Model(inputs, layers.Dense(2)(inputs))
     model.unused = model.add_weight(shape=(100,), name="unused")
     assert known(model, 2).rows[0].all_reduce == 4 * (4 * 2 + 2)
+    # Unless the loss holds them in another way.
+    model.other = model.add_weight(shape=(50,), name="other", regularizer="l2")
+    assert known(model, 2).rows[0].all_reduce == 4 * (4 * 2 + 2 + 50)
 
 
 @pytest.mark.skipif(ON_TENSORFLOW, reason="keras.distribution is for JAX: tox -e jax")
@@ -318,7 +327,8 @@ def test_subclassed_models_and_fixed_batches():
     assert plan(model, (np.zeros((8, 4)), np.zeros((8, 3))), 2).held.gradients == 60
     with pytest.raises(ValueError, match="`batch` may be a number only for functional and sequential models"):
         plan(model, 8, 2)
-    fixed = keras.Sequential([keras.Input(batch_shape=(8, 4)), layers.Dense(3)])
+    inputs = keras.Input(batch_shape=(8, 4))
+    fixed = keras.Model(inputs, layers.Dense(3)(keras.ops.reshape(inputs, (8, 2, 2))))
     assert plan(fixed, 8, 2).rows[0].samples == 8
 
 
