@@ -2,6 +2,7 @@
 
     python benchmarks/plan.py                          # all models
     python benchmarks/plan.py --rounds 5 transformer
+    python benchmarks/plan.py --no-times               # on a machine that is busy with other work
 
 Each number of replicas runs in a process of its own, on logical CPUs, in turn. They share the machine's cores, and a
 plan is for devices of their own: what it expects for computing is multiplied by the replicas here. The bandwidth is
@@ -35,7 +36,7 @@ from keras_trainkit import distribution, optimizers
 
 REPLICAS = (1, 2, 4)
 SAMPLES = {"transformer": 32, "perceptron": 64}  # of a replica
-STEPS = 8
+STEPS = 6  # in a short call of `fit`; a long one has three times as many, and the difference is that of steps alone
 LARGE = 2**22  # float32 numbers in the reduction that the bandwidth is taken from
 
 
@@ -86,7 +87,7 @@ def bandwidth(strategy: Any) -> float:
     return 2 * (replicas - 1) / replicas * 4 * LARGE / (statistics.median(times) / 1e3)
 
 
-def child(name: str, replicas: int) -> dict[str, Any]:
+def child(name: str, replicas: int, timed: bool) -> dict[str, Any]:
     """The figures of one process, of each replica."""
     strategy, samples = distribution.strategy(replicas), SAMPLES[name]
     process, make = psutil.Process(), globals()[name]
@@ -97,10 +98,17 @@ def child(name: str, replicas: int) -> dict[str, Any]:
     resident, counted = process.memory_info().rss, tf.config.experimental.get_memory_info("CPU:0")["current"]
     with strategy.scope():
         model = compiled(make)
-    x, y = data(model, STEPS * samples * replicas)
+    x, y = data(model, 3 * STEPS * samples * replicas)
     options = {"batch_size": samples * replicas, "verbose": 0}
     model.fit(x, y, **options)
-    times = in_turn.milliseconds({"fit": lambda: model.fit(x, y, **options)}, 5, warm_up=1)["fit"]
+    steps = []
+    if timed:
+        turns = {
+            "short": lambda: model.fit(x, y, steps_per_epoch=STEPS, **options),
+            "long": lambda: model.fit(x, y, **options),
+        }
+        times = in_turn.milliseconds(turns, 5, warm_up=1)
+        steps = [(long - short) / (2 * STEPS) for short, long in zip(times["short"], times["long"], strict=True)]
     most, done = [resident], threading.Event()
 
     def watch() -> None:
@@ -114,16 +122,20 @@ def child(name: str, replicas: int) -> dict[str, Any]:
     done.set()
     watcher.join()
     peak = tf.config.experimental.get_memory_info("CPU:0")["peak"]
-    speed = bandwidth(strategy) if replicas > 1 else None
-    row = distribution.plan(model, (x[:samples], y[:samples]), replicas, bandwidth=speed or 1.0).rows[0]
+    speed = None if not timed else bandwidth(strategy) if replicas > 1 else 1.0
+    row = distribution.plan(model, (x[:samples], y[:samples]), replicas, bandwidth=speed).rows[0]
     slots = sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.optimizer.variables)
     fresh = compiled(make)
-    return {
-        "milliseconds_a_step": statistics.median(times) / STEPS,
-        "compute_milliseconds": 1e3 * row.compute_seconds,
-        "exchange_milliseconds": 1e3 * row.exchange_seconds,
+    seconds = {}
+    if timed:
+        seconds = {
+            "milliseconds_a_step": steps,
+            "compute_milliseconds": 1e3 * row.compute_seconds,
+            "exchange_milliseconds": 1e3 * row.exchange_seconds,
+            "bandwidth": speed,
+        }
+    return seconds | {
         "bytes_sent": row.sent,
-        "bandwidth": speed,
         "slots": {"planned": distribution.plan(fresh, samples, 1, activations=0).held.slots, "real": slots},
         "memory": {
             "planned": row.memory,
@@ -134,9 +146,9 @@ def child(name: str, replicas: int) -> dict[str, Any]:
     }
 
 
-def start(name: str, replicas: int) -> dict[str, Any]:
+def start(name: str, replicas: int, options: list[str]) -> dict[str, Any]:
     """`child` in a process."""
-    command = [sys.executable, str(Path(__file__)), "--child", str(replicas), name]
+    command = [sys.executable, str(Path(__file__)), "--child", str(replicas), name, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -150,25 +162,26 @@ def spread(values: list[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(found: dict[int, list[dict[str, Any]]], timed: bool) -> dict[str, Any]:
     """Planned over measured, by the number of replicas, over all rounds."""
     result: dict[str, Any] = {}
     for replicas, rounds in found.items():
-        alone = [figures["compute_milliseconds"] for figures in found[1]]
-        expected = [
-            replicas * compute + (figures["exchange_milliseconds"] if replicas > 1 else 0)
-            for compute, figures in zip(alone, rounds, strict=True)
-        ]
-        real = [figures["milliseconds_a_step"] for figures in rounds]
-        result[str(replicas)] = {
-            "milliseconds_a_step": spread(real),
-            "expected_to_measured": spread([e / r for e, r in zip(expected, real, strict=True)]),
+        case: dict[str, Any] = {
             "planned_to_allocator": spread([f["memory"]["planned"] / f["memory"]["allocator"] for f in rounds]),
             "planned_to_resident": spread([f["memory"]["planned"] / f["memory"]["resident"] for f in rounds]),
             "slots_equal": all(f["slots"]["planned"] == f["slots"]["real"] for f in rounds),
             "bytes_sent": rounds[0]["bytes_sent"],
-            "rounds": rounds,
         }
+        if timed:
+            case["milliseconds_a_step"] = spread([ms for f in rounds for ms in f["milliseconds_a_step"]])
+            case["expected_to_measured"] = spread(
+                [
+                    (replicas * one["compute_milliseconds"] + f["exchange_milliseconds"]) / ms
+                    for one, f in zip(found[1], rounds, strict=True)
+                    for ms in f["milliseconds_a_step"]
+                ]
+            )
+        result[str(replicas)] = case | {"rounds": rounds}
     return result
 
 
@@ -176,23 +189,25 @@ def main() -> None:
     """Measures, prints a line for each model and number of replicas, and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SAMPLES)}; all when left out")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="processes for each number; five turns in each")
+    parser.add_argument("--no-times", action="store_true", help="compare memory and bytes alone")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.models if name not in SAMPLES]:
         parser.error(f"no such model: {', '.join(unknown)}")
+    timed = not arguments.no_times
     if arguments.child:
-        print(json.dumps(child(arguments.models[0], arguments.child)))
+        print(json.dumps(child(arguments.models[0], arguments.child, timed)))
         return
     figures: dict[str, Any] = in_turn.circumstances(["keras", "tensorflow"])
-    figures |= {"rounds": arguments.rounds, "steps_in_a_call": STEPS, "models": {}}
+    figures |= {"rounds": arguments.rounds, "models": {}}
     began = time.perf_counter()
     for name in arguments.models or SAMPLES:
         found: dict[int, list[dict[str, Any]]] = {replicas: [] for replicas in REPLICAS}
         for _ in range(arguments.rounds):
             for replicas in REPLICAS:
-                found[replicas].append(start(name, replicas))
-        figures["models"][name] = {"samples": SAMPLES[name], "replicas": summary(found)}
+                found[replicas].append(start(name, replicas, [] if timed else ["--no-times"]))
+        figures["models"][name] = {"samples": SAMPLES[name], "replicas": summary(found, timed)}
         for replicas, result in figures["models"][name]["replicas"].items():
             shown = {key: value for key, value in result.items() if key != "rounds"}
             print(f"{name}, {replicas} replicas: {shown}", flush=True)

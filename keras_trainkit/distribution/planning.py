@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import numbers
@@ -172,9 +171,7 @@ def _slot_bytes(optimizer: Any, model: Any) -> int:
     if isinstance(optimizer, keras.optimizers.Optimizer) and optimizer.built:
         slots = optimizer.variables
     else:
-        strategy = getattr(model, "distribute_strategy", None)
-        with contextlib.nullcontext() if strategy is None else strategy.scope():
-            slots = paper.slots_of(optimizer, model.trainable_variables)
+        slots = paper.slots_of(optimizer, model.trainable_variables)
     return sum(tensor_bytes(v.shape, backend.dtype(v)) for v in slots)
 
 
