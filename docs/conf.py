@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import benchmark_tables
 import coverage_check
+import fault_table
 import optimizer_table
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
@@ -82,9 +83,24 @@ class BenchmarkTable(SphinxDirective):
         return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
 
 
+class FaultTable(SphinxDirective):
+    """What plain Keras does and what the kit does, from the marks of the tests; its argument is the table's name."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        try:
+            lines = fault_table.markdown(self.arguments[0])
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
+
+
 def setup(app):
     """Warns, and so fails the build under -W, for each public name that no reference page lists."""
     app.add_directive("optimizer-table", OptimizerTable)
     app.add_directive("benchmark-table", BenchmarkTable)
+    app.add_directive("fault-table", FaultTable)
     app.connect("builder-inited", coverage_check.warn_about_missing)
     app.connect("autodoc-process-signature", real_signature)

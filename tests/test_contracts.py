@@ -94,6 +94,13 @@ def test_replicas_agree(case, two_replicas):
     contracts.replicas_agree(case, two_replicas)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("clipping", [{"clipvalue": 0.01}, {"clipnorm": 0.05}], ids=["by value", "by norm"])
+def test_replicas_agree_with_other_clipping(clipping, two_replicas):
+    (case,) = [case for case in CASES if case.name == "sgd-momentum"]
+    contracts.replicas_agree(case, two_replicas, clipping=clipping)
+
+
 @case_at_length
 @pytest.mark.tensorflow
 def test_sparse_equals_dense(case):

@@ -190,30 +190,40 @@ def resumes_exactly(case: Case, directory: pathlib.Path, strategy: Any = None) -
     assert_close(ours, theirs, 2e-5 if strategy else 0.0)
 
 
-def replicas_agree(case: Case, strategy: Any, steps: int = 50) -> None:
-    """One device and a strategy's replicas end on the same weights, with every option switched on."""
+def replicas_agree(
+    case: Case, strategy: Any, updates: int = 50, clipping: dict[str, float] | None = None
+) -> None:
+    """One device and a strategy's replicas end on the same weights, with every option switched on.
+
+    `clipping` is one of `clipvalue`, `clipnorm` and `global_clipnorm` with its bound, small enough to be at work in
+    every update; without it, the last of them.
+    """
     from keras_trainkit.transforms import Lookahead
 
-    def options() -> dict[str, Any]:
-        after = case.arguments().get("after", [])
-        return {
-            "global_clipnorm": 0.5,
+    def optimizer() -> Any:
+        options = {
             "weight_decay": 0.01,
             "use_ema": True,
             "ema_momentum": 0.9,
             "ema_overwrite_frequency": 5,
             "gradient_accumulation_steps": 2,
-            "after": [*after, Lookahead(3, 0.5)],
+            "after": [*case.arguments().get("after", []), Lookahead(3, 0.5)],
         }
+        schedule = keras.optimizers.schedules.PolynomialDecay(case.fit_rate, updates, case.fit_rate / 4)
+        return case.optimizer(schedule, **(clipping or {"global_clipnorm": 0.1}), **options)
 
     models = []
     for scope in [contextlib.nullcontext(), strategy.scope()]:
         with scope:
-            models.append(small_model(case.optimizer(case.fit_rate, **options()), constraint=True))
+            models.append(small_model(optimizer(), constraint=True))
     start = models[0].get_weights()
     models[1].set_weights(start)
     for model in models:
-        fit(model, epochs=steps // 4)
+        model.optimizer.watch()
+        fit(model, epochs=updates // 2)
+        norms = model.optimizer.statistics()
+        assert norms["clipped_gradient_norm"] < 0.99 * norms["gradient_norm"], "the last update was not clipped"
+        assert int(ops.convert_to_numpy(model.optimizer.iterations)) == updates
     moved = max(np.abs(a - b).max() for a, b in zip(start, models[0].get_weights(), strict=True))
     assert moved > 1e-3, f"the weights moved by {moved} only"
     assert_close(models[1].get_weights(), models[0].get_weights(), case.replica_tolerance)
@@ -307,7 +317,7 @@ def sparse_equals_dense(case: Case) -> None:
 
 
 def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
-    """An infinite gradient on the last replica alone: no weight and no slot changes anywhere, the scale halves once.
+    """A bad gradient on the last or the first replica alone: nothing changes anywhere, the scale halves once.
 
     Good steps are those of one device that gets the sum of the gradients unscaled.
     """
@@ -323,11 +333,11 @@ def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
         scaled.build(variables)
 
     @tf.function
-    def step(poison: Any) -> None:
+    def step(poison: Any, where: Any) -> None:
         def on_replica() -> None:
-            last = tf.distribute.get_replica_context().replica_id_in_sync_group == strategy.num_replicas_in_sync - 1
+            here = tf.distribute.get_replica_context().replica_id_in_sync_group == where
             first, second = [tf.constant(g) * scaled.dynamic_scale.value for g in gradient]
-            scaled.apply([first, second * tf.where(last, poison, 1.0)], variables)
+            scaled.apply([first, second * tf.where(here, poison, 1.0)], variables)
 
         strategy.run(on_replica)
 
@@ -336,22 +346,22 @@ def overflow_skips_everywhere(case: Case, strategy: Any) -> None:
         return [[c.numpy() for c in of_replica] for of_replica in zip(*local, strict=True)]
 
     for _ in range(case.first_move):
-        step(tf.constant(1.0))
+        step(tf.constant(1.0), tf.constant(0))
     kept = [*variables, *scaled.inner_optimizer.variables]
     good = copies(kept)
     alone = Stepper(case.optimizer(0.05), initial, dtype="float32")
     summed = [g * strategy.num_replicas_in_sync for g in gradient]
     assert_close(good[0][:2], alone.run([summed] * case.first_move), 1e-6)
     assert all((value != start).all() for value, start in zip(good[0], initial, strict=False))
-    for poison, scale in [(np.inf, 4.0), (np.nan, 2.0)]:
-        step(tf.constant(poison, "float32"))
+    for poison, where, scale in [(np.inf, strategy.num_replicas_in_sync - 1, 4.0), (np.nan, 0, 2.0)]:
+        step(tf.constant(poison, "float32"), tf.constant(where))
         for of_replica, before in zip(copies(kept), good, strict=True):
             assert_close(of_replica, before, 0.0)
         assert float(scaled.dynamic_scale.numpy()) == scale
     assert int(scaled.skipped_steps.numpy()) == 2
     assert int(scaled.iterations.numpy()) == case.first_move
     for _ in range(case.first_move + 1):
-        step(tf.constant(1.0))
+        step(tf.constant(1.0), tf.constant(0))
     assert float(scaled.dynamic_scale.numpy()) == 4.0
     last = copies(kept)
     assert all(np.isfinite(value).all() for value in last[0])
