@@ -140,6 +140,27 @@ def test_replicas_meet_once_in_a_window(two_replicas, monkeypatch):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("steps", [3, 8])
+def test_micro_batches_on_two_replicas_equal_the_big_batch_on_one_device(two_replicas, steps):
+    """With clipping, a schedule and an average: 12 updates of 48 samples, cut into `steps` and halved."""
+    x, y = RNG.normal(size=(144, 5)), RNG.normal(size=(144, 3))
+
+    def trained(k):
+        schedule = keras.optimizers.schedules.PolynomialDecay(0.05, 12, 0.01)
+        options = {"global_clipnorm": 0.3, "weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.8}
+        model = small_model(optimizers.SGD(schedule, momentum=0.9, gradient_accumulation_steps=k, **options))
+        model.fit(x, y, batch_size=48 // k, epochs=4, shuffle=False, verbose=0)
+        assert number(model.optimizer.iterations) == 12
+        return model.get_weights()
+
+    alone, start = trained(1), small_model("sgd").get_weights()
+    assert max(np.abs(a - b).max() for a, b in zip(alone, start, strict=True)) > 0.01
+    with two_replicas.scope():
+        together = trained(steps)
+    assert_close(together, alone, 1e-6)
+
+
+@pytest.mark.tensorflow
 def test_a_window_saved_on_two_replicas_goes_on_on_one(two_replicas, tmp_path):
     """A window that is part full means the same on any number of replicas, in shares and in samples."""
 

@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 from keras_trainkit import optimizers, transforms
-from keras_trainkit.testing.contracts import assert_close, fit, small_model
+from keras_trainkit.testing import contracts
+from keras_trainkit.testing.contracts import Case, assert_close, fit, small_model
 from keras_trainkit.testing.problems import Stepper
 
 RNG = np.random.default_rng(2)
@@ -25,6 +26,7 @@ FOREIGN = [
     "Ftrl",
     "Lion",
     "Lamb",
+    "Muon",
 ]
 
 
@@ -50,6 +52,43 @@ class SignDescent(keras.optimizers.Optimizer):
 
     def get_config(self):
         return super().get_config() | {"sharpness": self.sharpness}
+
+
+class Wrapping:
+    """Stands where a contract expects a class: makes the Keras optimizer with its own options, and wraps it."""
+
+    lazy = False
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, learning_rate, after=None, last_window="apply", **options):
+        inner = getattr(keras.optimizers, self.name)(learning_rate, **options)
+        return optimizers.wrap(inner, after=after, last_window=last_window)
+
+
+def foreign_case(name):
+    if not hasattr(keras.optimizers, name):
+        pytest.skip(f"this Keras has no {name}")
+    rates = {"Adadelta": 1.0, "SGD": 0.1, "Adagrad": 0.1, "Ftrl": 0.1}
+    return Case(name, Wrapping(name), twin=dict, rates={}, state_bytes=0, fit_rate=rates.get(name, 0.01))
+
+
+at_length = [pytest.param(n, marks=[] if n in ("Adam", "Muon") else [pytest.mark.exhaustive]) for n in FOREIGN]
+
+
+@pytest.mark.parametrize("name", at_length)
+def test_a_wrapped_optimizer_keeps_the_contracts_of_replicas_and_windows(name, request):
+    case = foreign_case(name)
+    contracts.micro_batches_equal_big_ones(case)
+    if name != "Muon":  # Keras's knows no float64, in which these two compute
+        contracts.follows_window_policy(case)
+        if keras.backend.backend() == "tensorflow":
+            contracts.sparse_equals_dense(case)
+    if keras.backend.backend() == "tensorflow":
+        two_replicas = request.getfixturevalue("two_replicas")
+        contracts.overflow_skips_everywhere(case, two_replicas)
+        contracts.replicas_agree(case, two_replicas)
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -78,6 +78,33 @@ def test_a_bad_micro_batch_is_left_out_of_the_window():
         assert step.parameters()[0][0] == expected
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_micro_batch_that_is_bad_on_one_replica_is_left_out_on_both(two_replicas, bad):
+    import tensorflow as tf
+
+    with two_replicas.scope():
+        variable = keras.Variable(np.zeros(2, "float32"))
+        inner = optimizers.SGD(1.0, gradient_accumulation_steps=2)
+        optimizer = precision.LossScaleOptimizer(inner, initial_scale=4.0)
+        optimizer.build([variable])
+
+    @tf.function
+    def step(good, poison):
+        def on_replica():
+            here = tf.distribute.get_replica_context().replica_id_in_sync_group == bad
+            gradient = tf.stack([good, tf.where(here, poison, 1.0)]) * optimizer.dynamic_scale.value
+            optimizer.apply([gradient], [variable])
+
+        two_replicas.run(on_replica)
+
+    for good, poison in [(1.0, 1.0), (100.0, np.inf), (100.0, np.nan), (3.0, 1.0)]:
+        step(tf.constant(good), tf.constant(poison, "float32"))
+    copies = [copy.numpy().tolist() for copy in two_replicas.experimental_local_results(variable.value)]
+    assert copies == [[-4.0, -2.0]] * 2  # the means of the two good ones, summed over the replicas
+    assert [value(v) for v in (optimizer.dynamic_scale, optimizer.skipped_steps, optimizer.iterations)] == [1, 2, 1]
+
+
 def test_model_trains_in_float16_and_resumes_exactly(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
 
@@ -130,6 +157,60 @@ def test_a_keras_optimizer_inside_is_taken_through_wrap():
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         scaled(**arguments)
+
+
+@pytest.mark.tensorflow
+def test_what_compile_adds_by_itself_lets_nothing_through_either(two_replicas):
+    """`compile` puts Keras's wrapper around the optimizer under `mixed_float16`; the second replica overflows."""
+    x, y = np.ones((16, 5), "float32"), np.zeros((16, 3), "float32")
+    y[6:8] = 1e30  # in the second half of the second batch of 4
+
+    def trained(module):
+        with two_replicas.scope():
+            model = small_model(module.Adam(0.01), dtype="mixed_float16")
+            assert type(model.optimizer) is keras.optimizers.LossScaleOptimizer
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        return all(np.isfinite(w).all() for w in model.get_weights()), value(model.optimizer.iterations)
+
+    keras.config.set_dtype_policy("mixed_float16")
+    finite, updates = trained(keras.optimizers)
+    assert not finite and updates >= 2
+    assert trained(optimizers) == (True, 3)
+
+
+POLICIES = ["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"]
+
+
+def layers_of_all_policies(optimizer):
+    keras.utils.set_random_seed(5)
+    hidden = [keras.layers.Dense(8, "tanh", dtype=policy, name=policy) for policy in POLICIES]
+    model = keras.Sequential([keras.Input((5,)), *hidden, keras.layers.Dense(3, dtype="float32")])
+    model.compile(optimizer, "mse", jit_compile=False)
+    return model
+
+
+@pytest.mark.tensorflow
+def test_layers_of_several_policies_train_together(two_replicas):
+    """Each keeps its dtypes, no update is lost in 16 bits, and two replicas equal one device."""
+
+    def make():
+        inner = optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.5, gradient_accumulation_steps=2)
+        return precision.LossScaleOptimizer(inner, initial_scale=2.0**12)
+
+    alone = layers_of_all_policies(make())
+    with two_replicas.scope():
+        together = layers_of_all_policies(make())
+    start = alone.get_weights()
+    for model in (alone, together):
+        fit(model, epochs=5)
+        assert value(model.optimizer.iterations) == 10 and value(model.optimizer.skipped_steps) == 0
+    kinds = {v.path.split("/")[-2]: keras.backend.standardize_dtype(v.dtype) for v in alone.trainable_variables}
+    assert [kinds[policy] for policy in POLICIES] == ["float32", "float32", "bfloat16", "float32"]
+    slots = [v for v in alone.optimizer.inner_optimizer.variables if len(v.shape)]
+    assert {keras.backend.standardize_dtype(v.dtype) for v in slots} == {"float32"}
+    ends, others = ([w.astype("float32") for w in model.get_weights()] for model in (alone, together))
+    assert min(np.abs(a - b.astype("float32")).max() for a, b in zip(ends, start, strict=True)) > 0.01
+    assert_close(others, ends, 0.004)  # weights in bfloat16 have 8 bits
 
 
 @pytest.mark.tensorflow
