@@ -34,6 +34,8 @@ def enable_workers(model: Any) -> Any:
       temporary folder. `chief_only` and `chief_path` serve other callbacks. Folders to restore from must be the same
       on all machines. With `verbose="auto"` only the chief shows progress.
     - `fit` begins by comparing the workers: their weights and first epochs must be equal. It ends when all have ended.
+    - Keras's `LossScaleOptimizer`, which `compile` puts around the optimizer under `mixed_float16`, asks the gradients of
+      all workers before it takes a step; by itself it asks those of one, and the others wait for it for ever.
     - If a worker is lost, `WorkerLost` names it.
 
     Args:
@@ -87,8 +89,8 @@ _STEPS = (
 )
 
 
-def _set(model: Any, name: str, value: Any) -> None:
-    vars(model)[name] = value  # past `__setattr__`, where Keras would track it
+def _set(thing: Any, name: str, value: Any) -> None:
+    vars(thing)[name] = value  # past `__setattr__`, where Keras would track it
 
 
 def _is_enabled(model: Any) -> bool:
@@ -105,6 +107,7 @@ def _packed(model: Any, make: str, function: str, step: str) -> Callable[..., No
     def make_function(force: bool = False) -> None:
         if getattr(model, function) is not None and not force:
             return
+        _ask_all_workers(model.optimizer)
         packing, own = Packing(), vars(model).get(step)
         _set(model, step, packing.packed(getattr(model, step)))
         try:
@@ -117,6 +120,13 @@ def _packed(model: Any, make: str, function: str, step: str) -> Callable[..., No
         setattr(model, function, one_at_a_time(model, packing.unpacked(getattr(model, function))))
 
     return make_function
+
+
+def _ask_all_workers(optimizer: Any) -> None:
+    """Has a LossScaleOptimizer of Keras take its step, and the exchange in it, on all workers or on none."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and "check_finite" not in vars(optimizer):
+        check = optimizer.check_finite
+        _set(optimizer, "check_finite", lambda grads: backend.all_replicas(check(grads)))
 
 
 def _watched(method: Callable[..., Any], cluster: Cluster) -> Callable[..., Any]:

@@ -93,13 +93,13 @@ def programs(optimizer):
     return len(made._in_place) + len(made._joined) if made is not None else 0
 
 
-def overflow(strategy):
-    """One batch of six has an infinity, in the part of the last worker; the scale and the steps skipped, by step."""
+def overflow(strategy, wrapper):
+    """One batch of six has an infinity, in the part of the last worker; the scale and the updates, by step."""
     keras.utils.set_random_seed(3)
     with strategy.scope():
         model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(2, dtype="mixed_float16")])
         inner = optimizers.Adam(0.01, global_clipnorm=1.0)
-        optimizer = precision.LossScaleOptimizer(inner, initial_scale=64.0, dynamic_growth_steps=100)
+        optimizer = wrapper(inner, initial_scale=64.0, dynamic_growth_steps=100)
         model.compile(optimizer, "mse")
     distribution.enable_workers(model)
     x, y = data(6 * BATCH)
@@ -107,12 +107,24 @@ def overflow(strategy):
     seen = []
     look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(state(optimizer)))
     model.fit(x, y, batch_size=BATCH, epochs=1, shuffle=False, verbose=0, callbacks=[look])
-    return model, {"seen": np.array(seen)}
+    skipped = getattr(optimizer, "skipped_steps", None)
+    return model, {"seen": np.array(seen), "skipped": 1 if skipped is None else keras.ops.convert_to_numpy(skipped)}
 
 
 def state(optimizer):
-    values = optimizer.dynamic_scale, optimizer.skipped_steps, optimizer.inner_optimizer.iterations
+    values = optimizer.dynamic_scale, optimizer.inner_optimizer.iterations
     return [float(keras.ops.convert_to_numpy(value)) for value in values]
+
+
+def masks(strategy):
+    """What dropout leaves of ones on this worker, with and without seeds for each replica."""
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        models = [keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=1)]) for _ in range(2)]
+    distribution.separate_seeds(models[1])
+    left = [strategy.run(lambda model=model: model(keras.ops.ones((1, 64)), training=True)) for model in models]
+    names = ("plain", "separate")
+    return models[0], {name: strategy.experimental_local_results(v)[0] for name, v in zip(names, left, strict=True)}
 
 
 def files(strategy, folder):
@@ -141,7 +153,7 @@ def files(strategy, folder):
 
 
 def weights(model):
-    return np.concatenate([np.ravel(value) for value in model.get_weights()])
+    return np.concatenate([np.zeros(0), *(np.ravel(value) for value in model.get_weights())])
 
 
 def main(folder):
@@ -150,7 +162,9 @@ def main(folder):
     np.savez(folder / f"seed-{worker}.npz", weights=0, draw=np.random.random(3))
     runs = {case: lambda case=case: train(strategy, case) for case in CASES}
     runs |= {
-        "overflow": lambda: overflow(strategy),
+        "overflow": lambda: overflow(strategy, precision.LossScaleOptimizer),
+        "overflow in Keras's": lambda: overflow(strategy, keras.optimizers.LossScaleOptimizer),
+        "masks": lambda: masks(strategy),
         "files": lambda: files(strategy, folder / ("alone" if worker == "alone" else "workers")),
     }
     for case, run in runs.items():
