@@ -11,16 +11,15 @@ either is an error. `conf.py` makes a directive of `markdown`. The files are par
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1] / "tests"
 SIDES = {"keras": "plain Keras", "kit": "keras_trainkit"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What one test shows: words of one side, or of both, of one row."""
 
     topic: str

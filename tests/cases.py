@@ -583,6 +583,7 @@ CASES = [
         ],
         fit_rate=1.0,
         drift=5.0,
+        replica_tolerance=1e-5,
     ),
     Case(
         "prodigy-dressed",
@@ -629,6 +630,7 @@ CASES = [
         fit_rate=1.0,
         felt_rate=0.2,
         drift=5.0,
+        replica_tolerance=1e-5,
     ),
     Case(
         "dadaptadam",
@@ -675,6 +677,7 @@ CASES = [
         others={"alpha": 10.0, "epsilon": 1.0},
         golden=[Golden("cocob", "TFA 0.23", {}, learning_rate=1.0)],
         fit_rate=1.0,
+        replica_tolerance=1e-5,
     ),
     Case(
         "proximaladagrad",

@@ -234,7 +234,7 @@ def test_loss_scale_has_no_floor():
 @pytest.mark.shows(
     "several-devices",
     "a long stretch of small gradients",
-    keras="the scale grows to infinity, and no step is taken any more until it has come down",
+    keras="the scale grows to infinity and stays there: no step is taken any more",
     kit="the scale stops at `maximum_scale`",
 )
 def test_loss_scale_has_no_ceiling():
@@ -244,13 +244,13 @@ def test_loss_scale_has_no_ceiling():
         optimizer.build([variable])
         for _ in range(120):
             optimizer.apply([ops.zeros(1)], [variable])
-        scale = float(ops.convert_to_numpy(optimizer.dynamic_scale))
-        optimizer.apply([ops.ones(1) * scale], [variable])
-        return scale, float(ops.convert_to_numpy(variable)[0])
+        for _ in range(5):
+            optimizer.apply([ops.ones(1) * optimizer.dynamic_scale], [variable])
+        return float(ops.convert_to_numpy(optimizer.dynamic_scale)), float(ops.convert_to_numpy(variable)[0])
 
     assert after_a_still_stretch(keras.optimizers.LossScaleOptimizer, keras.optimizers) == (np.inf, 0.0)
     scale, weight = after_a_still_stretch(precision.LossScaleOptimizer, optimizers)
-    assert scale == 2.0**24 and weight == pytest.approx(-0.1)
+    assert scale == 2.0**24 and weight == pytest.approx(-0.5)
 
 
 @pytest.mark.shows(
@@ -347,7 +347,7 @@ def test_an_integer_learning_rate_is_refused():
 @pytest.mark.shows(
     "several-devices",
     "clean data, two replicas, and a scale that grows every 2 steps",
-    keras="ends in NaN",
+    keras="ends with weights that are not finite, and a scale below 1",
     kit="skips what overflows, and ends with weights that are finite",
 )
 def test_clean_data_with_fast_growth_ends_on_two_replicas(two_replicas):

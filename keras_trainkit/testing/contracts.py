@@ -190,9 +190,7 @@ def resumes_exactly(case: Case, directory: pathlib.Path, strategy: Any = None) -
     assert_close(ours, theirs, 2e-5 if strategy else 0.0)
 
 
-def replicas_agree(
-    case: Case, strategy: Any, updates: int = 50, clipping: dict[str, float] | None = None
-) -> None:
+def replicas_agree(case: Case, strategy: Any, updates: int = 50, clipping: dict[str, float] | None = None) -> None:
     """One device and a strategy's replicas end on the same weights, with every option switched on.
 
     `clipping` is one of `clipvalue`, `clipnorm` and `global_clipnorm` with its bound, small enough to be at work in

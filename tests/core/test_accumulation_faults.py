@@ -20,7 +20,7 @@ from keras_trainkit.testing.contracts import fit, small_model
 )
 def test_schedule_sees_micro_batches():
     def first_update(module):
-        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.4])
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1, 2], [0.1, 0.2, 0.3, 0.4])
         variable = keras.Variable(np.zeros(1, "float32"))
         optimizer = module.SGD(schedule, gradient_accumulation_steps=4)
         optimizer.build([variable])
@@ -132,7 +132,9 @@ def test_switching_accumulation_on_drops_the_state(tmp_path):
         other = small_model(module.Adam(0.01, gradient_accumulation_steps=2))
         other.optimizer.build(other.trainable_variables)
         other.load_weights(tmp_path / "m.weights.h5")
-        slots = [ops.convert_to_numpy(v) for v in other.optimizer.variables if v.path.endswith(("momentum", "velocity"))]
+        slots = [
+            ops.convert_to_numpy(v) for v in other.optimizer.variables if v.path.endswith(("momentum", "velocity"))
+        ]
         return int(ops.convert_to_numpy(other.optimizer.iterations)), max(np.abs(slot).max() for slot in slots)
 
     with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):

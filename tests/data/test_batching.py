@@ -58,6 +58,12 @@ def recorder():
 # ------------------------------------------------------------------------------------------------------------- order
 
 
+@pytest.mark.shows(
+    "data",
+    "the order of `fit(x, y)` after `set_random_seed`",
+    keras="the same in every epoch",
+    kit="another in every epoch, a function of seed and epoch",
+)
 def test_keras_repeats_one_order_in_each_epoch_and_we_do_not():
     x, y = numbers(12)
 
@@ -285,6 +291,12 @@ def test_shares_of_workers_make_up_each_batch():
     np.testing.assert_array_equal(np.concatenate(rows)[:22], epoch_order(22, 2, 0))
 
 
+@pytest.mark.shows(
+    "data",
+    "a last batch of 1, two replicas",
+    keras="its gradient is halved",
+    kit="the gradient of one device",
+)
 @pytest.mark.tensorflow
 def test_a_last_batch_of_one_on_two_replicas(two_replicas):
     x, y = np.ones((9, 1), "float32"), np.zeros(9, "float32")
@@ -300,6 +312,12 @@ def test_a_last_batch_of_one_on_two_replicas(two_replicas):
     assert moved(two_replicas, {"x": data.Batches(x, y, batch_size=4)}) == pytest.approx(alone, abs=1e-6)
 
 
+@pytest.mark.shows(
+    "data",
+    "a batch that two replicas do not divide",
+    keras="an error, if it comes first",
+    kit="filled up; an error that says so if it is `batch_size`",
+)
 @pytest.mark.tensorflow
 def test_a_first_batch_that_replicas_do_not_divide(two_replicas):
     x, y = numbers(3)
@@ -327,6 +345,12 @@ def test_two_replicas_equal_one_device(two_replicas, size):
     np.testing.assert_allclose(*found, atol=2e-6)
 
 
+@pytest.mark.shows(
+    "data",
+    "text, two replicas",
+    keras="an error",
+    kit="trains, on the weights of one device",
+)
 @pytest.mark.tensorflow
 def test_text_reaches_replicas(two_replicas):
     x = {"word": np.array(["a", "b", "c", "b", "a"]), "number": np.ones((5, 1), "float32")}
@@ -363,6 +387,12 @@ def statistics(strategy, batches, **arguments):
     return np.concatenate([ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance)])
 
 
+@pytest.mark.shows(
+    "data",
+    "an empty replica with BatchNormalization",
+    keras="weights that are not finite",
+    kit="no replica is empty",
+)
 @pytest.mark.tensorflow
 def test_an_empty_replica_and_batch_normalization(two_replicas):
     x, y = np.arange(5, dtype="float32")[:, None], np.zeros(5, "float32")

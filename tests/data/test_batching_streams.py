@@ -1,6 +1,7 @@
 """`data.StreamBatches`: generators and `tf.data` of which no batch is lost, and none comes twice."""
 
 import contextlib
+import json
 
 import keras
 import numpy as np
@@ -30,6 +31,12 @@ def trained(model):
     return model.get_weights()[0].item()
 
 
+@pytest.mark.shows(
+    "data",
+    "a generator of 10 batches, two replicas",
+    keras="batches read ahead are lost",
+    kit="`StreamBatches` trains on all 10, each once",
+)
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_generator_loses_batches_under_a_strategy_and_here_none(two_replicas):
@@ -92,6 +99,30 @@ def test_a_stream_is_gone_on_with_from_a_saved_position():
     other.restore(batches.state())
     sums += [y.sum() for _, y in other]
     assert len(sums) == 8 and sum(sums) == 4 * 1023
+
+
+@pytest.mark.tensorflow
+def test_a_shuffled_dataset_is_gone_on_with_in_the_middle_of_an_epoch(two_replicas):
+    """What `fit` was stopped in goes on on two replicas: each example of each epoch is trained on once."""
+    import tensorflow as tf
+
+    def shuffled():
+        examples = tf.data.Dataset.from_tensor_slices((np.ones((16, 1), "float32"), 2.0 ** np.arange(16)[:, None]))
+        return data.StreamBatches(examples, batch_size=2, window=16, seed=1)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = first.state()["step"] == 11  # the third batch of the second epoch
+
+    model, first = adder(), shuffled()
+    model.fit(first, epochs=3, verbose=0, callbacks=[Stop()])
+    state = json.loads(json.dumps(first.state()))
+    assert (state["epoch"], state["step"]) == (1, 11)
+    again, second = adder(two_replicas), shuffled()
+    second.restore(state)
+    again.fit(second, verbose=0)
+    assert trained(model) + trained(again) == 2 * (2**16 - 1) / 2  # each batch adds the mean of two
+    assert second.state()["epoch"] == 2 and second.state()["step"] == 16
 
 
 @pytest.mark.parametrize("remainder", ["pad", "drop"])

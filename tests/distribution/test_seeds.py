@@ -31,6 +31,12 @@ def make(kind):
     return keras.Sequential([keras.Input((16,)), keras.Sequential([keras.Input((16,)), inner])])
 
 
+@pytest.mark.shows(
+    "several-devices",
+    "dropout on two replicas",
+    keras="the same masks on both",
+    kit="masks of their own with `distribution.separate_seeds`",
+)
 @pytest.mark.parametrize("kind", ["dropout", "noise", "depth"])
 def test_plain_replicas_draw_alike_and_separated_ones_do_not(two_replicas, kind):
     with two_replicas.scope():

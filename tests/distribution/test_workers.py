@@ -94,7 +94,9 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.shows("several-machines", "`fit` and `evaluate`", kit="run; weights, metrics, predictions equal one device")
+@pytest.mark.shows(
+    "several-machines", "`fit` and `evaluate`", kit="run; weights, metrics, predictions equal one device"
+)
 @pytest.mark.shows("several-machines", "`clipnorm` and its kind", kit="clip the sum")
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one_device(results, case):
@@ -271,7 +273,9 @@ if distribution.is_chief():
 
 
 @pytest.mark.slow
-@pytest.mark.shows("several-machines", "a worker that ends", kit="`WorkerLost` on the others, with its number and address")
+@pytest.mark.shows(
+    "several-machines", "a worker that ends", kit="`WorkerLost` on the others, with its number and address"
+)
 @pytest.mark.shows("several-machines", "SIGTERM", kit="ends the worker")
 @pytest.mark.parametrize(("victim", "number"), [(0, signal.SIGKILL), (1, signal.SIGTERM)])
 def test_a_killed_worker_ends_the_job_and_is_named(tmp_path, victim, number):
