@@ -34,8 +34,8 @@ def enable_workers(model: Any) -> Any:
       temporary folder. `chief_only` and `chief_path` serve other callbacks. Folders to restore from must be the same
       on all machines. With `verbose="auto"` only the chief shows progress.
     - `fit` begins by comparing the workers: their weights and first epochs must be equal. It ends when all have ended.
-    - Keras's `LossScaleOptimizer`, which `compile` puts around the optimizer under `mixed_float16`, asks the gradients of
-      all workers before it takes a step; by itself it asks those of one, and the others wait for it for ever.
+    - Keras's `LossScaleOptimizer`, which `compile` puts around the optimizer under `mixed_float16`, asks all workers
+      whether their gradients are finite. By itself each asks its own, and who takes the step waits for who does not.
     - If a worker is lost, `WorkerLost` names it.
 
     Args:
