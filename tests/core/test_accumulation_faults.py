@@ -11,6 +11,8 @@ from keras import ops
 from keras_trainkit import optimizers, training
 from keras_trainkit.testing.contracts import fit, small_model
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.mark.shows(
     "several-devices",
