@@ -293,6 +293,18 @@ def test_a_killed_worker_ends_the_job_and_is_named(tmp_path, victim, number):
 
 
 @pytest.mark.slow
+def test_a_worker_that_falls_silent_is_named_after_the_timeout(tmp_path):
+    program = TRAINING.replace("VICTIM_EPOCH", "-1").replace("EPOCHS", "100000").replace("timeout=20", "timeout=5", 1)
+    (tmp_path / "train.py").write_text(program)
+    with Pair(tmp_path, "train.py") as pair:
+        pair.wait_for(0, "epoch 2")
+        pair.processes[1].send_signal(signal.SIGSTOP)
+        code, output = pair.ended(0)
+        assert code == 1
+        assert f"worker 1 ({pair.clusters[0].workers[1]}) is lost" in output and "This is worker 0 of 2." in output
+
+
+@pytest.mark.slow
 def test_the_job_restarts_from_its_last_checkpoint(tmp_path):
     """Worker 1 is killed as epoch 2 begins; started again, the job ends with the weights of one that never fell."""
     command = [sys.executable, "-m", "keras_trainkit", "launch", "--workers", "2", "--restarts", "1", "train.py"]
