@@ -383,3 +383,32 @@ def test_clean_data_with_fast_growth_ends_on_two_replicas(two_replicas):
     skipped = int(model.optimizer.skipped_steps.numpy())
     assert skipped > 0
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) + skipped == 48
+
+
+@pytest.mark.shows(
+    "several-devices",
+    "an epoch whose length is not known beforehand, as of a generator",
+    keras="counts an update too many at its end",
+    kit="counts the updates done, and the micro-batches of a window",
+)
+def test_the_end_of_a_generator_is_no_step():
+    def batches():
+        for _ in range(3):
+            yield np.ones((4, 5), "float32"), np.ones((4, 3), "float32")
+
+    def updates(optimizer):
+        small_model(optimizer).fit(batches(), epochs=1, verbose=0)
+        return int(optimizer.iterations.numpy())
+
+    assert updates(keras.optimizers.Adam(0.1)) == 4
+    assert updates(optimizers.Adam(0.1)) == 3
+    assert updates(precision.LossScaleOptimizer(optimizers.NAdam(0.1))) == 3
+    window = optimizers.Adam(0.1, gradient_accumulation_steps=4, last_window="carry")
+    assert updates(window) == 0  # the end would be the fourth
+    unlike = optimizers.SGD(0.1, gradient_accumulation_steps=4, last_window="apply")
+    plain = optimizers.SGD(0.1, gradient_accumulation_steps=3)
+    models = [small_model(unlike), small_model(plain)]
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        model.fit(batches(), epochs=1, verbose=0)
+    assert_close(models[0].get_weights(), models[1].get_weights(), 1e-6)

@@ -66,6 +66,11 @@ def assert_same_history(one, other, tolerance):
         np.testing.assert_allclose(one[key], other[key], rtol=tolerance)
 
 
+@pytest.mark.shows(
+    "memory",
+    "memory that runs out in the middle of a step",
+    keras="`fit` stops, and statistics of BatchNormalization have moved",
+)
 def test_keras_alone_stops_and_leaves_a_step_half_done():
     model = network(keras.optimizers.Adam(0.05), stateful=True)
     statistics = model.layers[1].get_weights()
@@ -86,6 +91,11 @@ def test_parts_make_the_update_of_the_whole_batch(name):
     assert not warned
 
 
+@pytest.mark.shows(
+    "memory",
+    "memory that runs out in the middle of a step",
+    kit="with `micro_batches` the part is halved, and the step goes on: weights and metrics of the whole batch",
+)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_goes_on_from_the_step_that_ran_out_of_memory(name):
     weights, history, _ = train(network(OPTIMIZERS[name]()))
