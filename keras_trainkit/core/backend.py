@@ -170,6 +170,11 @@ def replicas() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
+def replicas_of(model: Any) -> int:
+    """How many replicas the model was made for."""
+    return model.distribute_strategy.num_replicas_in_sync if ON_TENSORFLOW else 1
+
+
 def read_rows(variable: Any, rows: Any) -> Any:
     """Some rows of a variable, without touching the others."""
     return local_copy(variable).sparse_read(rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.finders import child, in_process
 from keras_trainkit.finders.batch_size_report import BatchSize, Trial, byte_count, divided
 from keras_trainkit.finders.rehearsal import Rehearsal, few
@@ -62,7 +62,7 @@ def batch_size(
 
     Raises:
         ValueError: for a value out of its range; if not even one sample fits; if `effective` cannot be shared evenly
-            by the replicas.
+            by the replicas; with `memory="device"` for a model that was made under a strategy of several.
         TypeError: for a value of the wrong kind.
         RuntimeError: when a trial fails for another reason than memory; it shows the error of the process.
         TimeoutError: when a trial takes longer than `timeout`.
@@ -134,6 +134,11 @@ def _check_model(model: Any, limit: int | None) -> None:
     if isinstance(model, keras.Model):
         if not model.compiled:
             raise ValueError(f"`model` must be compiled. Received: model={model.name!r}, which is not")
+        if limit is None and backend.replicas_of(model) > 1:
+            raise ValueError(
+                '`model` must be made outside of a strategy for memory="device": one device is tried, and `replicas` '
+                f"says how many there will be. Received: a model of {backend.replicas_of(model)} replicas"
+            )
     elif limit is None or not callable(model):
         function = "" if limit is None else ", or a function that returns one"
         raise TypeError(f"`model` must be a compiled Keras model{function}. Received: model={model!r}")

@@ -255,6 +255,14 @@ def test_values_out_of_range(options, message):
         finders.batch_size(plain_model(), X, Y, **{"memory": "device", **options})
 
 
+@tensorflow
+def test_models_of_several_replicas_are_not_tried_here(two_replicas):
+    with two_replicas.scope():
+        model = plain_model()
+    with pytest.raises(ValueError, match="`model` must be made outside of a strategy.*a model of 2 replicas"):
+        finders.batch_size(model, X, Y, memory="device")
+
+
 def test_models_that_are_none():
     with pytest.raises(TypeError, match="`model` must be a compiled Keras model, or a function"):
         finders.batch_size("model", X, Y, memory="1GiB")
