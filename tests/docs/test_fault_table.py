@@ -42,7 +42,7 @@ def test_every_row_is_shown_once(tables):
 @pytest.mark.parametrize("topic", SHOWN)
 def test_every_table_can_be_made(tables, topic):
     head, rule, *rows = tables.markdown(topic)
-    assert head == "| case | plain Keras | keras_trainkit |" and len(rows) > 2
+    assert head == "| case | plain Keras | keras_trainkit |" and rows
     assert {line.count("|") for line in (head, rule, *rows)} == {4}
     assert not [row for row in rows if "|  |" in row]
 

@@ -284,7 +284,7 @@ def test_resumes_exactly(option, tmp_path):
 @every_case
 @pytest.mark.tensorflow
 def test_replicas_agree(option, two_replicas):
-    contracts.replicas_agree(option, two_replicas, steps=20)
+    contracts.replicas_agree(option, two_replicas, updates=20)
 
 
 @every_case
