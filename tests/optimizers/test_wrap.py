@@ -73,7 +73,9 @@ def foreign_case(name):
     return Case(name, Wrapping(name), twin=dict, rates={}, state_bytes=0, fit_rate=rates.get(name, 0.01))
 
 
-at_length = [pytest.param(n, marks=[] if n == "Adam" else [pytest.mark.exhaustive]) for n in [*FOREIGN, "Muon"]]
+# One of each kind of state: the others' slots are Adam's or RMSprop's.
+KINDS = ["Adam", "SGD", "RMSprop", "Adafactor", "Lion", "Ftrl", "Lamb", "Muon"]
+at_length = [pytest.param(n, marks=[] if n == "Adam" else [pytest.mark.exhaustive]) for n in KINDS]
 
 
 @pytest.mark.parametrize("name", at_length)
