@@ -39,11 +39,21 @@ class Window:
         self.weight = backend.add_share(optimizer, variables[0], "window_weight", (), "float32")
         self.sums = VariableList([None if overwritten(v) else self._add_sum(v) for v in variables])
         self._met: set[int] = set()
+        self._pieces: Any = None
 
     def _add_sum(self, variable: Any) -> Any:
         name = f"{variable_path(variable)}_gradient_accumulator".replace("/", "_")
         dtype = wide_dtype(backend.dtype(variable))
         return backend.add_share(self._optimizer, variable, name, tuple(variable.shape), dtype)
+
+    def watch_pieces(self, variables: list[Any]) -> None:
+        """Makes the memory for what `add` is told of the noise of the gradients, if there is none."""
+        if self._pieces is None:
+            self._pieces = backend.add_share(self._optimizer, variables[0], "window_pieces", (3,), "float32")
+
+    def add_piece(self, values: list[Any]) -> None:
+        """Adds numbers of this replica's piece; `mean` gives their sums back."""
+        backend.add_to(self._pieces, ops.stack(values))
 
     def add(self, gradients: list[Any], variables: list[Any], samples: Any = None, part: str | None = None) -> None:
         """Adds the gradients of one micro-batch, or of a part of one, on this replica alone.
@@ -82,16 +92,21 @@ class Window:
         indices = sorted(self._met) or [i for i, total in enumerate(self.sums) if total is not None]
         return [known[i] for i in indices]
 
-    def mean(self, variables: list[Any]) -> list[Any]:
-        """The weighted means of the window's gradients, over the replicas, too; no other reduction is needed."""
+    def mean(self, variables: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The weighted means of the window's gradients, over the replicas, too; no other reduction is needed.
+
+        The second list holds the sums of what `add_piece` was given.
+        """
         indices = [backend.variable_index(self._optimizer, v) for v in variables]
-        shares = [backend.read(v) for v in [*(self.sums[i] for i in indices), self.weight]]
-        *totals, weight = backend.all_reduce_sum(shares)
-        return [total / ops.cast(weight, total.dtype) for total in totals]
+        kept = [*(self.sums[i] for i in indices), self.weight, *([] if self._pieces is None else [self._pieces])]
+        sums = backend.all_reduce_sum([backend.read(v) for v in kept])
+        weight, pieces = sums[len(indices)], sums[len(indices) + 1 :]
+        means = [total / ops.cast(weight, total.dtype) for total in sums[: len(indices)]]
+        return means, [pieces[0][i] for i in range(3)] if pieces else []
 
     def empty(self) -> None:
         """Begins a new window."""
-        for total in [*self.sums, self.weight]:
+        for total in [*self.sums, self.weight, self._pieces]:
             if total is not None:
                 backend.write(total, ops.zeros(total.shape, total.dtype))
         backend.write(self.count, 0)

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.random import seed_generator
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 
@@ -118,6 +124,11 @@ def add_share(optimizer: Any, reference: Any, name: str, shape: Any, dtype: str)
     return variable
 
 
+def scope_of(optimizer: Any) -> contextlib.AbstractContextManager:
+    """Where to make variables for an optimizer that was built before, outside of any step."""
+    return optimizer._distribution_strategy.scope() if ON_TENSORFLOW else contextlib.nullcontext()
+
+
 def made_together(first: Any, second: Any) -> bool:
     """Whether two optimizers were made under one strategy, or both under none."""
     return not ON_TENSORFLOW or first._distribution_strategy is second._distribution_strategy
@@ -195,14 +206,15 @@ def write_range(variable: Any, start: int, new: Any) -> None:
 
 
 def pools_slots(optimizer: Any) -> bool:
-    """Whether slots of small variables may lie in one: on TensorFlow, where updates are compiled.
-
-    Not the averages that Keras's callbacks know, under a strategy that must find each of them a variable of its own.
-    """
+    """Whether slots of small variables may lie in one: on TensorFlow, where updates are compiled."""
     if not ON_TENSORFLOW or _records_writes() or not tf.test.is_built_with_xla():
         return False
-    strategy = optimizer._distribution_strategy
-    return isinstance(strategy, _LOCAL_STRATEGIES[0] if optimizer.use_ema else _LOCAL_STRATEGIES)
+    return isinstance(optimizer._distribution_strategy, _LOCAL_STRATEGIES)
+
+
+def pools_averages(optimizer: Any) -> bool:
+    """Whether averages may, too: not under a strategy, where Keras's callbacks must find each in a variable."""
+    return isinstance(optimizer._distribution_strategy, _LOCAL_STRATEGIES[0])
 
 
 def read(variable: Any) -> Any:
@@ -316,6 +328,12 @@ def compiled(function: Callable) -> Callable:
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def depends(function: Callable, argument: Any, *others: Any) -> bool:
+    """Whether anything that `function` computes from tensors like these begins with the first; nothing is computed."""
+    graph = tf.function(function, autograph=False).get_concrete_function(argument, *others).graph
+    return bool(graph.inputs[0].consumers())
+
+
 def local_copy(variable: Any) -> Any:
     """The backend's own variable; inside a replica, that replica's copy."""
     native = _native(variable)
@@ -354,6 +372,12 @@ def values_if(predicate: Any, variables: list[Any]) -> Callable[[], list[Any]]:
     return lambda: [tf.reshape(value, variable.shape) for value, variable in zip(kept, variables, strict=True)]
 
 
+def values_where(predicate: Any, compute: Callable[[], list[Any]], count: int) -> list[Any]:
+    """What `compute` returns, `count` float32 scalars, if the scalar tensor `predicate` is true; zeros if not."""
+    zeros = [ops.zeros(()) for _ in range(count)]
+    return list(ops.cond(predicate, compute, lambda: zeros))
+
+
 def sum_of_squares(tensor: Any) -> Any:
     """The sum of the squares of all elements, in the tensor's dtype; a scalar."""
     return 2 * tf.nn.l2_loss(tensor) if ON_TENSORFLOW else ops.sum(ops.square(tensor))
@@ -380,9 +404,39 @@ def learning_rate_argument(optimizer: Any) -> Any:
     return float(ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate
 
 
+def rate_object(optimizer: Any) -> Any:
+    """The learning rate as the optimizer holds it: a variable, a schedule or a function."""
+    return optimizer._learning_rate
+
+
 def replace_schedule(optimizer: Any, schedule: Any) -> None:
     """Puts another schedule in the place of a schedule or function. Keras's own setter asks the old one for a rate."""
     optimizer._learning_rate = schedule
+
+
+def slots_like(optimizer: Any, variable: Any) -> list[keras.Variable]:
+    """The slots that a Keras optimizer keeps for a model variable in that variable's shape, its average included."""
+    index, key = variable_index(optimizer, variable), optimizer._var_key(variable)
+    several = len(optimizer._trainable_variables)
+    found = []
+    for name, value in vars(optimizer).items():
+        if isinstance(value, dict):
+            slot = value.get(key)
+        elif isinstance(value, list) and len(value) == several and name not in _NO_SLOTS:
+            slot = value[index]
+        else:
+            continue
+        if isinstance(slot, keras.Variable) and tuple(slot.shape) == tuple(variable.shape):
+            found.append(slot)
+    return found
+
+
+_NO_SLOTS = ("_variables", "_trainable_variables")
+
+
+def average_of(optimizer: Any, variable: Any) -> keras.Variable:
+    """The moving average that a Keras optimizer with `use_ema` keeps of a model variable."""
+    return optimizer._model_variables_moving_average[variable_index(optimizer, variable)]
 
 
 def adopt_variables(optimizer: Any, inner: Any) -> list[keras.Variable]:
@@ -460,6 +514,29 @@ class _PureUpdate:
             self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
 
 
+def is_dense(value: Any) -> bool:
+    """Whether a tensor is neither sparse nor ragged."""
+    return not ON_TENSORFLOW or not isinstance(value, (tf.SparseTensor, tf.RaggedTensor))
+
+
+def takes_training(model: Any) -> bool:
+    """Whether the model's `call` has an argument `training`."""
+    return model._call_has_training_arg
+
+
+def add_metric(model: Any, metric: Any) -> None:
+    """Makes a metric one of the model's, reset with them and carried on by its trainer, without an attribute.
+
+    Attributes are saved with the model.
+    """
+    model._metrics.append(metric)
+
+
+def remove_metric(model: Any, metric: Any) -> None:
+    """Takes a metric off that `add_metric` has added."""
+    model._metrics.remove(metric)
+
+
 class DeferredWrites(keras.StatelessScope):
     """A train step inside of it writes no variable: the new values wait in `values`, in the order of their writing.
 
@@ -484,6 +561,41 @@ class DeferredWrites(keras.StatelessScope):
     def get_current_value(self, variable: Any) -> Any:
         """What a variable calls when it is read."""
         value = super().get_current_value(variable)
+        return variable._value if value is None else value
+
+
+class Substituted(keras.StatelessScope):
+    """Inside of it some variables have other values, given as pairs; all else is as it is outside.
+
+    What is read and written goes to the enclosing scope where there is one. Losses that a layer adds with no enclosing
+    scope wait in `losses`, because inside of a scope Keras would forget them.
+    """
+
+    def __init__(self, values: list[tuple[Any, Any]]) -> None:
+        super().__init__(values, initialize_variables=False)
+        self.outer = get_stateless_scope()
+        self.collect_losses = self.outer is None or self.outer.collect_losses
+
+    def add_loss(self, loss: Any) -> None:
+        """What a layer calls with a loss of its own."""
+        if self.outer is None:
+            super().add_loss(loss)
+        else:
+            self.outer.add_loss(loss)
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """What a variable calls when it is assigned to."""
+        variable, value = update
+        if self.outer is None:
+            variable._direct_assign(value)
+        else:
+            self.outer.add_update(update)
+
+    def get_current_value(self, variable: Any) -> Any:
+        """What a variable calls when it is read."""
+        value = super().get_current_value(variable)
+        if value is None and self.outer is not None:
+            value = self.outer.get_current_value(variable)
         return variable._value if value is None else value
 
 
@@ -530,6 +642,53 @@ def step_runner(model: Any, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda data: function([data])
 
 
+def times_batches(model: Any) -> bool:
+    """Whether `around_batches` works: on TensorFlow, with a Keras whose trainer has the place for it (3.10 has not)."""
+    return ON_TENSORFLOW and hasattr(model, "_autoconvert_optionals")
+
+
+def around_batches(model: Any, around: Callable[[Callable], Callable] | None) -> None:
+    """Puts a function around the step on a batch, outside of what XLA compiles, in train functions made from now on.
+
+    None takes it off. In the function that is traced, its argument is the batch.
+    """
+    if around is None:
+        vars(model).pop("_autoconvert_optionals", None)
+        return
+    original = type(model)._autoconvert_optionals
+    vars(model)["_autoconvert_optionals"] = lambda step: around(original(model, step))
+
+
+def host_variable() -> Any:
+    """A float64 scalar in the host's memory, outside of any strategy."""
+    with tf.device("CPU:0"):
+        return tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+
+def add_waiting(seconds: Any, data: Any) -> None:
+    """In a function being traced: adds the time from its beginning until all of `data` is there."""
+    leaves = [leaf for leaf in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(leaf)]
+    with tf.device("CPU:0"):
+        began = tf.timestamp()
+        with tf.control_dependencies(leaves):
+            seconds.assign_add(tf.timestamp() - began, read_value=False)
+
+
+def device_memory() -> dict[str, int] | None:
+    """Bytes in use on the first GPU, as `current` and `peak`; None where TensorFlow has none."""
+    if not ON_TENSORFLOW or not tf.config.list_logical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")
+
+
+def gpu_names() -> list[str]:
+    """What the GPUs that TensorFlow sees are called."""
+    if not ON_TENSORFLOW:
+        return []
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [str(about.get("device_name", "")) for about in details]
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether the error says that a device has no memory left for a computation."""
     if isinstance(error, MemoryError) or (ON_TENSORFLOW and isinstance(error, tf.errors.ResourceExhaustedError)):
@@ -540,9 +699,40 @@ def out_of_memory(error: BaseException) -> bool:
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
 
 
+def place() -> Any:
+    """The graph that is being traced in this thread, TensorFlow's default one where none is."""
+    return tf.compat.v1.get_default_graph()
+
+
+def variables_of_its_own(layer: Any) -> list[Any]:
+    """The variables that a layer made to be trained, without those of the layers inside of it; frozen or not."""
+    return list(layer._trainable_variables)
+
+
 def flat_layers(layer: Any) -> list[Any]:
     """The layer and all layers inside of it, at any depth."""
     return list(layer._flatten_layers())
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras's layers have attached to a tensor, or None."""
+    return get_keras_mask(tensor)
+
+
+@functools.cache
+def divides_activity_penalties() -> bool:
+    """Whether Keras divides what activity regularizers say by the size of the batch; 3.10 does not."""
+    return "batch_size" in inspect.getsource(inspect.unwrap(keras.Layer.__call__))
+
+
+def own_losses(layer: Any) -> list[Any]:
+    """The losses that calls of the layer added, its activity regularizer's among them, without its sublayers'."""
+    return layer._get_own_losses()
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Puts a mask on a tensor, where a layer computes one that does not follow from the mask of its input alone."""
+    set_keras_mask(tensor, mask)
 
 
 def init_parameters(cls: type) -> list[str]:
@@ -669,6 +859,203 @@ def replace_build(model: Any, build: Callable[..., None]) -> None:
 def first_epoch(model: Any) -> int:
     """The epoch where a callback that restores has `fit` begin; 0 if none did."""
     return int(getattr(model, "_initial_epoch", None) or 0)
+
+
+def begin_with_epoch(model: Any, epoch: int | None) -> None:
+    """Has the `fit` that is about to begin its epochs begin with this one; None lets it begin as its caller says.
+
+    Keras forgets it neither at the end of `fit` nor before the next.
+    """
+    model._initial_epoch = epoch
+
+
+def list_of_callbacks() -> Any:
+    """The `keras.callbacks.CallbackList` on whose behalf a callback is being called; None outside of one."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), keras.callbacks.CallbackList):
+            return frame.f_locals["self"]
+        frame = frame.f_back
+    return None
+
+
+def called_by_fit() -> bool:
+    """Whether callbacks are called on behalf of `fit`: `evaluate` and `predict` tell them of one epoch, too."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        name, model = frame.f_code.co_name, frame.f_locals.get("self")
+        if name in ("fit", "evaluate", "predict") and isinstance(model, keras.Model):
+            return name == "fit"
+        frame = frame.f_back
+    return False
+
+
+def epoch_iterator_of_fit() -> Any:
+    """The epoch iterator of the `fit` that is calling."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and isinstance(frame.f_locals.get("epoch_iterator"), EpochIterator):
+            return frame.f_locals["epoch_iterator"]
+        frame = frame.f_back
+    raise RuntimeError("No `fit` of Keras is running here.")
+
+
+def is_fitting(callbacks: Any) -> bool:
+    """Whether some thread is inside the `fit` of this `keras.callbacks.CallbackList`."""
+    for frame in sys._current_frames().values():
+        at: Any = frame
+        while at is not None:
+            if at.f_code.co_name == "fit" and at.f_locals.get("callbacks") is callbacks:
+                return True
+            at = at.f_back
+    return False
+
+
+def data_of(epoch_iterator: Any) -> Any:
+    """Keras's adapter of the data that `fit` was given; an adapter itself stands for itself."""
+    return epoch_iterator.data_adapter
+
+
+def batches_at_once(epoch_iterator: Any) -> int:
+    """How many batches the trainer begins together."""
+    return int(epoch_iterator.steps_per_execution)
+
+
+def build_metrics(model: Any, epoch_iterator: Any) -> None:
+    """Makes the variables of metrics and losses, which Keras makes with the first batch, before there is one."""
+    if not ON_TENSORFLOW or getattr(model, "_compile_metrics", None) is None or model._compile_metrics.built:
+        return
+    spec = epoch_iterator._distributed_dataset.element_spec
+
+    def symbol(leaf: Any) -> Any:
+        # Under a strategy the specification of each replica's part comes first.
+        leaf = leaf._value_specs[0] if hasattr(leaf, "_value_specs") else leaf
+        return keras.KerasTensor(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype))
+
+    build_from(model, keras.tree.map_structure(symbol, spec))
+
+
+def enter_epoch(epoch_iterator: Any, batch: int, knows_position: bool, past: int = 0) -> None:
+    """Has the epoch that `fit` begins next begin with this batch.
+
+    Args:
+        epoch_iterator: that of the trainer.
+        batch: the batches of the epoch that are done.
+        knows_position: whether the data begin where the epoch is to be entered. Others are gone through: first `past`
+            whole epochs, then the batches that are done.
+        past: epochs before this one.
+    """
+    # An item is the first step of an execution, in newer Keras the last one, too, and the iterator over the data.
+    enumerate_epoch = epoch_iterator._enumerate_iterator
+    at_once = epoch_iterator.steps_per_execution
+
+    def take(iterator: Any) -> None:
+        for _ in range(at_once):
+            next(iterator)
+
+    def rest() -> Iterator[Any]:
+        steps = epoch_iterator.steps_per_epoch
+        if steps is not None:
+            epoch_iterator.steps_per_epoch = steps - batch
+        try:
+            for *steps_of_item, iterator in enumerate_epoch():
+                yield *(step + batch for step in steps_of_item), iterator
+        finally:
+            epoch_iterator.steps_per_epoch = steps
+
+    def replay() -> Iterator[Any]:
+        for _ in range(past):
+            with warnings.catch_warnings(), epoch_iterator.catch_stop_iteration():
+                warnings.simplefilter("ignore")  # Keras warns where data of unknown length end
+                for item in enumerate_epoch():
+                    take(item[-1])
+        for item in enumerate_epoch():
+            if item[0] >= batch:
+                yield item
+            else:
+                take(item[-1])
+
+    def once() -> Iterator[Any]:
+        del vars(epoch_iterator)["_enumerate_iterator"]
+        return rest() if knows_position else replay()
+
+    epoch_iterator._enumerate_iterator = once
+
+
+def global_seeds(make: bool = False) -> Any:
+    """Keras's generator for random numbers without a seed of their own; None before it was used, unless made here."""
+    if make:
+        return seed_generator.global_seed_generator()
+    return global_state.get_global_attribute("global_seed_generator")
+
+
+def forget_global_seeds() -> None:
+    """Has Keras make its generator anew when it is used next."""
+    global_state.set_global_attribute("global_seed_generator", None)
+
+
+def seed_is_set() -> bool:
+    """Whether the seed of the process was set, as `keras.utils.set_random_seed` does; true where nobody knows."""
+    return not ON_TENSORFLOW or tf_context.global_seed() is not None
+
+
+def arrays_of(epoch_iterator: Any) -> tuple[Any, ...] | None:
+    """What `fit` was given as x, y and the weights of samples, if those are arrays; else None."""
+    adapter = data_of(epoch_iterator)
+    if not isinstance(adapter, ArrayDataAdapter):
+        return None
+    return tuple(keras.utils.unpack_x_y_sample_weight(adapter._inputs))
+
+
+def operation_seeds() -> Any:
+    """Where the seeds stand that TensorFlow gives to operations, such as those that shuffle data; None elsewhere."""
+    if not ON_TENSORFLOW:
+        return None
+    context = tf_context.context()
+    generator = getattr(context, "_rng", None)  # none before the first global seed
+    return context._seed, None if generator is None else generator.getstate()
+
+
+def set_operation_seeds(seeds: Any) -> None:
+    """The inverse of `operation_seeds`."""
+    if seeds is None:
+        return
+    context, (seed, state) = tf_context.context(), seeds
+    context._set_global_seed(seed)
+    if state is not None:
+        context._rng.setstate(state)
+
+
+def copies(variable: Any, strategy: Any) -> list[Any]:
+    """The copies of a variable that the replicas of this process have, which may differ; each has `assign`."""
+    if not ON_TENSORFLOW:
+        return [variable]
+    return list(strategy.experimental_local_results(_native(variable)))
+
+
+def held(copy: Any) -> Any:
+    """The value of one copy, which later writes to it do not change; `numpy.asarray` takes it, in any thread."""
+    if ON_TENSORFLOW:
+        return copy.read_value()
+    return np.array(keras.ops.convert_to_numpy(copy))  # JAX gives the memory away with the next step
+
+
+def callback_fields(callback: Any) -> tuple[str, ...]:
+    """The attributes in which a callback of Keras's keeps what it has seen of a run."""
+    return tuple(
+        name for kind, names in _CALLBACK_FIELDS.items() if isinstance(callback, kind) for name in names
+        if hasattr(callback, name)
+    )  # fmt: skip
+
+
+_CALLBACK_FIELDS: dict[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+}
 
 
 def watch_workers(workers: int, timeout: float) -> None:

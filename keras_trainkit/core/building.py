@@ -12,6 +12,7 @@ from keras_trainkit.core import backend, pools, state
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.numerics import wide_dtype
 from keras_trainkit.core.transform import Slot, Transform
+from keras_trainkit.core.weight_mask import mask_of
 
 
 class StateBuilder:
@@ -71,7 +72,7 @@ class StateBuilder:
             own = [slot for _, _, slot in declared if not slot.common]
             if not own and not self._optimizer.use_ema:
                 continue  # nothing would lie together, and so little is computed that joining costs more
-            if getattr(variable, "constraint", None) is None and all(slot.shape is None for slot in own):
+            if _unconstrained(variable) and all(slot.shape is None for slot in own):
                 late = [_late(slot, variable) for slot in own]
                 dtype = keras.backend.standardize_dtype(variable.dtype)
                 kind = (treatment.key, self._optimizer.decays(variable), dtype, str(declared), str(late))
@@ -90,11 +91,15 @@ class StateBuilder:
             own.append(whole)
             for index, part in parts.items():
                 self.slots.add(index, location, name, part, late)
-        if self._optimizer.use_ema:
+        averages: list[Any] = []
+        if self._optimizer.use_ema and backend.pools_averages(self._optimizer):
             whole, parts = self._pooled_slot(indices, "average", Slot())
             own.append(whole)
             self._averages |= parts
-        self.pools.append(pools.Pool(indices, own))
+        elif self._optimizer.use_ema:
+            averages = [self._slot(self._variables[index], "average", Slot()) for index in indices]
+            self._averages |= dict(zip(indices, averages, strict=True))
+        self.pools.append(pools.Pool(indices, own, averages))
 
     def _slot(self, variable: Any, name: str, slot: Slot, late: bool = False) -> keras.Variable:
         shape = tuple(variable.shape) if slot.shape is None else tuple(slot.shape)
@@ -127,6 +132,12 @@ class StateBuilder:
 def overwritten(variable: Any) -> bool:
     """Whether the variable's gradient is its new value, as with the scales of float8."""
     return getattr(variable, "overwrite_with_gradient", False)
+
+
+def _unconstrained(variable: Any) -> bool:
+    """Whether nothing but a mask constrains the variable: state lies the same whether masks came before or after it."""
+    mask = mask_of(variable)
+    return (getattr(variable, "constraint", None) if mask is None else mask.constraint) is None
 
 
 def _late(slot: Slot, variable: Any) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 from keras_trainkit.core.guard import Guard
 from keras_trainkit.core.matching import first_match, require_matches, require_pattern, table
 from keras_trainkit.core.transform import Context, State, Tensor, Transform, Treatment, register_transform
+
+_READABLE = 40
+"""Characters of a pattern that may stand for its group."""
 
 
 def chain(*transforms: Transform) -> Chain:
@@ -86,6 +90,10 @@ class Chain(Transform):
 
     def offers_evaluation(self) -> bool:
         return any(link.offers_evaluation() for link in self.links)
+
+    def rate_group(self, path: str) -> tuple[str, float]:
+        found = [link.rate_group(path) for link in self.links]
+        return " ".join(label for label, _ in found if label), math.prod(factor for _, factor in found)
 
     def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
         for i in range(len(self.links)) if to_evaluation else reversed(range(len(self.links))):
@@ -173,6 +181,12 @@ class Partition(Transform):
     def offers_evaluation(self) -> bool:
         return any(member is not None and member.offers_evaluation() for member in self._members())
 
+    def rate_group(self, path: str) -> tuple[str, float]:
+        rule, member = self._member(path)
+        pattern = [*self._patterns(), "rest"][int(rule)]
+        label, factor = member.rate_group(path)
+        return f"{pattern if len(pattern) <= _READABLE else f'rule {rule}'} {label}".strip(), factor
+
     def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
         rule, member = self._member(path)
         return member.exchange(parameter, state.get(rule, {}), path, to_evaluation)
@@ -235,6 +249,9 @@ class Masked(Transform):
 
     def offers_evaluation(self) -> bool:
         return self.inner.offers_evaluation()
+
+    def rate_group(self, path: str) -> tuple[str, float]:
+        return self.inner.rate_group(path) if self.applies(path) else ("", 1.0)
 
     def exchange(self, parameter: Tensor, state: State, path: str, to_evaluation: bool) -> Tensor:
         return self.inner.exchange(parameter, state, path, to_evaluation) if self.applies(path) else parameter

@@ -17,8 +17,10 @@ from keras import ops
 from keras_trainkit.core import backend
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.numerics import wide_dtype
+from keras_trainkit.core.weight_mask import masked
 
 _NAME = "training_weights"
+_SOURCE = "weight_averages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,29 @@ class Aside:
 
     step: int
     weights: dict[int, Any]
+
+
+def source(optimizer: Any) -> Any:
+    """Averages that hang on any optimizer, and give its evaluation weights in place of its own; None for none.
+
+    They have `catch_up()`, called with the training weights in the variables before averages are asked for,
+    `value(index, trained)`, `named()` and `load(arrays)`: see `averaging.memory`.
+    """
+    return getattr(optimizer, _SOURCE, None)
+
+
+def add_source(optimizer: Any, averages: Any) -> None:
+    """Hangs averages on the optimizer; those that were loaded before go into them."""
+    setattr(optimizer, _SOURCE, averages)
+    waiting = getattr(optimizer, "_waiting_averages", None)
+    if waiting is not None:
+        optimizer._waiting_averages = None
+        averages.load(waiting())
+
+
+def offers(optimizer: Any) -> bool:
+    """Whether there are evaluation weights other than the trained ones."""
+    return source(optimizer) is not None or (hasattr(optimizer, "offers_evaluation") and optimizer.offers_evaluation())
 
 
 def weights(optimizer: Any, variables: list[Any] | None = None) -> list[Any]:
@@ -44,21 +69,25 @@ def held(optimizer: Any) -> bool:
 
     Training weights that were kept aside before updates that did not come through here are of no more use.
     """
-    if optimizer._aside is not None and optimizer.built and optimizer._aside.step != _step(optimizer):
-        updates = _step(optimizer) - optimizer._aside.step
+    aside = getattr(optimizer, "_aside", None)
+    if aside is not None and optimizer.built and aside.step != _step(optimizer):
+        updates = _step(optimizer) - aside.step
         warnings.warn(
             f"{updates} updates were made on the evaluation weights, and took them for the trained ones: train with "
-            "`callbacks.EvaluationWeights`, or call the optimizer's `to_training` first.",
+            "`callbacks.EvaluationWeights` or `WeightAveraging`, or call the optimizer's `to_training` first.",
             stacklevel=3,
         )
-        optimizer._aside = None
-    return optimizer._aside is not None
+        optimizer._aside = aside = None
+    return aside is not None
 
 
 def put_in(optimizer: Any) -> None:
     """Puts the evaluation weights into the variables."""
-    if not optimizer.built or held(optimizer) or not optimizer.offers_evaluation():
+    if not optimizer.built or held(optimizer) or not offers(optimizer):
         return
+    averages = source(optimizer)
+    if averages is not None:
+        averages.catch_up()
     new = _exchanged(optimizer, _trained(optimizer), to_evaluation=True)
     variables = backend.built_variables(optimizer)
     # The copies first: whatever interrupts the loop below, `put_back` finds them.
@@ -101,6 +130,15 @@ def training_weights(optimizer: Any) -> Iterator[None]:
 
 
 def saved(optimizer: Any) -> Iterator[tuple[str, Any]]:
+    """(key in the saved file, value) of what is kept aside, and of averages."""
+    yield from saved_aside(optimizer)
+    averages = source(optimizer)
+    if averages is not None:
+        for name, variable in averages.named():
+            yield f"{_SOURCE}.{name}", variable
+
+
+def saved_aside(optimizer: Any) -> Iterator[tuple[str, Any]]:
     """(key in the saved file, value) of what is kept aside."""
     if held(optimizer):
         variables = backend.built_variables(optimizer)
@@ -109,10 +147,24 @@ def saved(optimizer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def loaded(optimizer: Any, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Takes what is kept aside out of the arrays of a file, and returns the others."""
+    """Takes what is kept aside, and averages, out of the arrays of a file, and returns the others."""
+    step = int(ops.convert_to_numpy(arrays["iteration"])) if "iteration" in arrays else 0
+    rest = loaded_aside(optimizer, arrays, step)
+    prefix = f"{_SOURCE}."
+    found = {key.removeprefix(prefix): ops.convert_to_numpy(rest[key]) for key in rest if key.startswith(prefix)}
+    averages = source(optimizer)
+    if averages is not None:
+        averages.load(found)
+    elif found:
+        optimizer._waiting_averages = lambda: found  # in a function, so that Keras does not track the dictionary
+    return {key: value for key, value in rest.items() if not key.startswith(prefix)}
+
+
+def loaded_aside(optimizer: Any, arrays: dict[str, Any], step: int) -> dict[str, Any]:
+    """Takes what is kept aside out of the arrays of a file, and returns the others; `step` updates were done."""
     aside = {key: value for key, value in arrays.items() if key.split(".")[1:2] == [_NAME]}
     found = {int(key.split(".")[0]): ops.convert_to_numpy(value) for key, value in aside.items()}
-    optimizer._aside = Aside(int(ops.convert_to_numpy(arrays["iteration"])), found) if found else None
+    optimizer._aside = Aside(step, found) if found else None
     return {key: value for key, value in arrays.items() if key not in aside}
 
 
@@ -128,16 +180,20 @@ def _trained(optimizer: Any) -> dict[int, Any]:
 
 def _exchanged(optimizer: Any, values: dict[int, Any], to_evaluation: bool) -> dict[int, Any]:
     """Evaluation weights from training weights, or training weights from evaluation weights."""
-    variables, new = backend.built_variables(optimizer), {}
+    variables, averages, new = backend.built_variables(optimizer), source(optimizer), {}
     for i, value in values.items():
         dtype = variables[i].dtype
         wide = ops.cast(value, wide_dtype(dtype))
-        if optimizer.use_ema:
+        if averages is not None:
+            changed = averages.value(i, wide) if to_evaluation else wide
+        elif not hasattr(optimizer, "_links"):
+            changed = wide  # one of Keras's, whose averages have gone
+        elif optimizer.use_ema:
             changed = backend.read(optimizer._averages[i]) if to_evaluation and _step(optimizer) > 0 else wide
         else:
             state = optimizer._slots.read(i, wide, _step(optimizer) + 1)
             changed = optimizer._links.exchange(wide, state, variable_path(variables[i]), to_evaluation)
-        new[i] = ops.cast(changed, dtype)
+        new[i] = masked(variables[i], ops.cast(changed, dtype))
     return new
 
 

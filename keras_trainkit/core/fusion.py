@@ -34,6 +34,7 @@ class Item:
         variable: the model's.
         gradient: reduced, dense.
         own: the variables that are written beside it: its slots in their order, then its average if it has one.
+        moves: whether the update is a sum of the parameter and what the transforms say.
         key: what a compiled program depends on, beside shapes and dtypes.
     """
 
@@ -41,6 +42,7 @@ class Item:
     variable: Any
     gradient: Any
     own: list[Any]
+    moves: bool
     key: tuple
 
     @property
@@ -75,6 +77,9 @@ Compute = Callable[[int, Any, Any, list[Any], Scalars], tuple[list[Any], list[An
 """(position of a variable treated alike, parameter, gradient, own values, scalars) -> new values of all but the
 gradient, and of the slots that the variable shares with others."""
 
+Move = Callable[[int, Any, Any, list[Any], Scalars], tuple[Any, list[Any], list[Any]]]
+"""The same arguments -> what to add to the parameter, new own values, new values of shared slots."""
+
 Common = list[tuple[int, list[Any]]]
 """The new values of shared slots, with the position of a variable that shares them."""
 
@@ -85,11 +90,17 @@ class Programs:
     def __init__(self) -> None:
         self._in_place: dict[tuple, Callable] = {}
         self._joined: dict[tuple, Callable] = {}
+        self._moves: dict[tuple, Callable | None] = {}
 
-    def run(self, items: list[Item], batches: list[Batch], scalars: Scalars, compute: Compute) -> Common:
+    def run(self, items: list[Item], batches: list[Batch], scalars: Scalars, compute: Compute, move: Move) -> Common:
         """Updates single variables, and those of whole pools."""
         common = [(item.position, self._run_in_place(item, scalars, compute)) for item in items]
-        common += [(batch.items[0].position, self._run_joined(batch, scalars, compute)) for batch in batches]
+        for batch in batches:
+            gradients = _join([item.gradient for item in batch.items])
+            found = self._run_moves(batch, gradients, scalars, move)
+            if found is None:
+                found = self._run_joined(batch, gradients, scalars, compute)
+            common.append((batch.items[0].position, found))
         return common
 
     def _run_in_place(self, item: Item, scalars: Scalars, compute: Compute) -> list[Any]:
@@ -104,22 +115,52 @@ class Programs:
         own = [backend.local_copy(v) for v in item.own]
         return compiled(backend.local_copy(item.variable), own, item.gradient, scalars)
 
-    def _run_joined(self, batch: Batch, scalars: Scalars, compute: Compute) -> list[Any]:
+    def _run_moves(self, batch: Batch, gradients: Any, scalars: Scalars, move: Move) -> list[Any] | None:
+        """Adds to the parameters where they lie; None where what to add depends on them."""
         first = batch.items[0]
 
-        def program(own: list[Any], parameter: Any, gradient: Any, scalars: Scalars) -> tuple[Any, list[Any]]:
-            values, common = compute(first.position, parameter, gradient, [backend.read(v) for v in own], scalars)
-            for variable, value in zip(own, values[1:], strict=True):
+        def program(own: list[Any], gradient: Any, scalars: Scalars) -> tuple[Any, list[Any]]:
+            # The gradient stands in for the parameter, which nothing reads.
+            added, values, common = move(first.position, gradient, gradient, [backend.read(v) for v in own], scalars)
+            for variable, value in zip(own, values, strict=True):
                 backend.write(variable, value)
-            return values[0], common
+            return added, common
+
+        def computed(parameter: Any, gradient: Any, own: list[Any], scalars: Scalars) -> Any:
+            return move(first.position, parameter, gradient, own, scalars)
+
+        if first.key not in self._moves:
+            own = [backend.read(v) for v in batch.pool.own]
+            alike = _dtype(gradients) == _dtype(first.variable)
+            free = first.moves and alike and not backend.depends(computed, gradients, gradients, own, scalars)
+            self._moves[first.key] = backend.compiled(program) if free else None
+        compiled = self._moves[first.key]
+        if compiled is None:
+            return None
+        added, common = compiled([backend.local_copy(v) for v in batch.pool.own], gradients, scalars)
+        variables = [item.variable for item in batch.items]
+        for variable, value in zip(variables, _split(added, variables), strict=True):
+            backend.add_to(variable, value)
+        return common
+
+    def _run_joined(self, batch: Batch, gradients: Any, scalars: Scalars, compute: Compute) -> list[Any]:
+        first, averages = batch.items[0], batch.pool.averages
+
+        def program(own: list[Any], apart: list[Any], gradient: Any, scalars: Scalars) -> tuple[list[Any], list[Any]]:
+            parameter, *average = apart
+            old = [*(backend.read(v) for v in own), *average]
+            (new, *values), common = compute(first.position, parameter, gradient, old, scalars)
+            for variable, value in zip(own, values, strict=False):
+                backend.write(variable, value)
+            return [new, *values[len(own) :]], common
 
         compiled = self._joined.setdefault(first.key, backend.compiled(program))
-        parameters = _join([backend.read(item.variable) for item in batch.items])
-        gradients = _join([item.gradient for item in batch.items])
-        new, common = compiled([backend.local_copy(v) for v in batch.pool.own], parameters, gradients, scalars)
-        variables = [item.variable for item in batch.items]
-        for variable, value in zip(variables, _split(new, variables), strict=True):
-            backend.write(variable, value)
+        lying_apart = [[item.variable for item in batch.items], *([averages] if averages else [])]
+        joined = [_join([backend.read(v) for v in variables]) for variables in lying_apart]
+        found, common = compiled([backend.local_copy(v) for v in batch.pool.own], joined, gradients, scalars)
+        for variables, new in zip(lying_apart, found, strict=True):
+            for variable, value in zip(variables, _split(new, variables), strict=True):
+                backend.write(variable, value)
         return common
 
 

@@ -51,9 +51,22 @@ class GuardRoom:
             for link in links
             if isinstance(link, Guard)
         )
+        self._visitors: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._posts)
+        return len(self._posts) + len(self._visitors)
+
+    def admit(self, visitor: Any) -> Any:
+        """Has `visitor(gradients, context)` judge, too, from the next trace on; returns a function that ends it.
+
+        It returns a scalar that says whether the step may be taken, and keeps what it remembers itself.
+        """
+        self._visitors += (visitor,)
+
+        def end() -> None:
+            self._visitors = tuple(other for other in self._visitors if other is not visitor)
+
+        return end
 
     def variables(self) -> list[Any]:
         """The variables of all memories, in the order of the guards."""
@@ -75,4 +88,6 @@ class GuardRoom:
             agreed = ops.logical_and(agreed, admitted)
             for name, variable in memory:
                 backend.write(variable, new[name])
+        for visitor in self._visitors:
+            agreed = ops.logical_and(agreed, visitor(gradients, context))
         return gradients, agreed

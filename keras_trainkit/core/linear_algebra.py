@@ -10,6 +10,9 @@ from keras import ops
 
 Tensor = Any
 
+# With three the error in float32 is that of the plain steps, for matrices of any spectrum; with five ten times that.
+_STEPS_ON_GRAM = 3
+
 
 def transpose(x: Tensor) -> Tensor:
     """The last two axes in the other order."""
@@ -25,6 +28,10 @@ def newton_schulz(
     a = 3.4445, b = -4.7750, c = 2.0315 with 5 steps trade exactness for speed: singular values above 0.005 of the
     Frobenius norm end between 0.68 and 1.16, never all at 1.
 
+    Where one side is more than one and a half times the other, the polynomials of a few steps are multiplied out in the
+    square matrix x x^T first (the Gram form; https://tridao.me/blog/2026/gram-newton-schulz/): the same numbers to
+    rounding, for two thirds of the work where the sides are as 4 to 1.
+
     Args:
         x: shape (..., rows, columns).
         coefficients: a, b and c.
@@ -37,6 +44,7 @@ def newton_schulz(
         A tensor of the shape of `x`.
     """
     a, b, c = coefficients
+    rows, columns = sorted((int(x.shape[-2]), int(x.shape[-1])))
 
     def rounded(value: Tensor) -> Tensor:
         return value if significand_bits is None else round_significand(value, significand_bits)
@@ -45,11 +53,34 @@ def newton_schulz(
     x = rounded(transpose(x) if tall else x)
     norm = rounded(ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True)))
     x = rounded(x / ops.maximum(norm, epsilon))
+    if significand_bits is None and 2 * columns > 3 * rows:
+        x = _gram_newton_schulz(x, coefficients, steps)
+        return transpose(x) if tall else x
     for _ in range(steps):
         gram = rounded(ops.matmul(x, transpose(x)))
         polynomial = rounded(b * gram + c * ops.matmul(gram, gram))
         x = rounded(a * x + ops.matmul(polynomial, x))
     return transpose(x) if tall else x
+
+
+def _gram_newton_schulz(x: Tensor, coefficients: list[float], steps: int) -> Tensor:
+    """The steps of `newton_schulz` for wide x, a few at a time.
+
+    Each step multiplies x by a polynomial of x x^T; these commute, so their product, and x x^T after each, need no x.
+    What rounding adds to an eigenvalue of zero grows by a^2 a step, therefore it begins anew with x before long.
+    """
+    a, b, c = coefficients
+    identity = ops.eye(int(x.shape[-2]), dtype=x.dtype)
+    while steps > 0:
+        gram, product = ops.matmul(x, transpose(x)), None
+        for left in reversed(range(min(steps, _STEPS_ON_GRAM))):
+            polynomial = a * identity + b * gram + c * ops.matmul(gram, gram)
+            product = polynomial if product is None else ops.matmul(polynomial, product)
+            if left:
+                gram = ops.matmul(ops.matmul(polynomial, gram), polynomial)
+        x = ops.matmul(product, x)
+        steps -= _STEPS_ON_GRAM
+    return x
 
 
 def round_significand(x: Tensor, bits: int) -> Tensor:

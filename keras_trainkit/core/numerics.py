@@ -118,5 +118,11 @@ def one_minus_power(beta: Any, step: Any) -> Any:
 
 def squared_norm(tensors: list[Any]) -> Any:
     """The sum of squares over all tensors, in the widest of their dtypes and at least float32; a scalar."""
+    squares = squared_norms(tensors)
+    return sum(squares[1:], start=squares[0]) if squares else ops.zeros((), "float32")
+
+
+def squared_norms(tensors: list[Any]) -> list[Any]:
+    """The sum of squares of each tensor, in the widest of their dtypes and at least float32; scalars."""
     wide = "float64" if any(wide_dtype(t.dtype) == "float64" for t in tensors) else "float32"
-    return sum(backend.sum_of_squares(ops.cast(tensor, wide)) for tensor in tensors)
+    return [backend.sum_of_squares(ops.cast(tensor, wide)) for tensor in tensors]

@@ -20,12 +20,13 @@ from keras_trainkit.core.reduction import ReduceStep
 from keras_trainkit.core.statistics import Norms
 from keras_trainkit.core.transform import Context, Transform
 from keras_trainkit.core.update import UpdateStep
+from keras_trainkit.core.watching import Watched
 
 LAST_WINDOW = ("apply", "drop", "carry")
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
-class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
+class TransformOptimizer(ReduceStep, UpdateStep, Watched, keras.optimizers.Optimizer):
     """An optimizer made of pure transforms, right on any number of replicas.
 
     Each step sums the gradients over the replicas, then computes (clipping, `before`, the algorithm, `after`), then
@@ -297,7 +298,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             backend.publish_averages(self, self._averages)
             if accumulates and variables:
                 self._window = Window(self, variables, accumulates)
-            self._norms.build(self.add_variable)
+            self._build_norms()
             state.load_pending(self)
 
     def _add_memory(self, kind: str, name: str) -> keras.Variable:
@@ -341,6 +342,9 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         if self._window is None:
             self._guarded(gradients, variables)
         else:
+            if self._norms.of_pieces:
+                weight = 1 / backend.replicas() if samples is None else samples
+                self._window.add_piece(self._norms.piece(backend.read(self.iterations), gradients, weight))
             self._window.add(gradients, variables, samples, part)
 
     def end_window(self, part: str | None = None) -> None:
@@ -361,6 +365,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             return False
         with backend.eager_scope():
             self._window = Window(self, backend.built_variables(self), 1)
+            self._build_norms()
         return True
 
     def flush(self) -> None:
@@ -378,7 +383,10 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
 
     def _close(self) -> None:
         variables = self._window.variables()
-        self._guarded(self._window.mean(variables), variables)
+        gradients, pieces = self._window.mean(variables)
+        if pieces and self._norms.of_pieces:
+            self._norms.end_pieces(backend.read(self.iterations), pieces, gradients)
+        self._guarded(gradients, variables)
         self._window.empty()
 
     def _guarded(self, gradients: list[Any], variables: list[Any]) -> None:
@@ -391,6 +399,13 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
         context = Context(step, rate, values, [variable_path(v) for v in variables])
         passed, agreed = self._guards.judge(values, context)
         backend.when(agreed, lambda: self._update(passed, variables, rows), None, self.written_variables(variables))
+
+    def admit_guard(self, visitor: Any) -> Any:
+        """Has a function of reduced gradients and their `Context` say whether each step may be taken.
+
+        It holds from the next trace on, and needs the optimizer built. It returns a function that ends it.
+        """
+        return self._guards.admit(visitor)
 
     def guard_memories(self) -> list[dict[str, Any]]:
         """What each guard remembers, such as how many steps it refused; empty before the optimizer is built."""
@@ -411,13 +426,15 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
             for variable in var_list:
                 average = self._averages[backend.variable_index(self, variable)]
                 if average is not None:
-                    variable.assign(ops.cast(backend.read(average), variable.dtype))
+                    # A copy: on JAX the next step gives the buffers of both away.
+                    variable.assign(ops.copy(ops.cast(backend.read(average), variable.dtype)))
 
     # --------------------------------------------------------------------------------------------- evaluation weights
 
     def offers_evaluation(self) -> bool:
         """Whether there are weights to evaluate, save and deploy other than those trained; see `EvaluationWeights`."""
-        return self.use_ema or self.all_links().offers_evaluation()
+        averaged = evaluation.source(self) is not None
+        return averaged or self.use_ema or self.all_links().offers_evaluation()
 
     def evaluation_weights(self, variables: list[Any] | None = None) -> list[Any]:
         """The weights to evaluate, one tensor for each variable; those of `build` when left out."""
@@ -434,26 +451,6 @@ class TransformOptimizer(ReduceStep, UpdateStep, keras.optimizers.Optimizer):
     def to_training(self) -> None:
         """Puts the training weights back, bit for bit."""
         evaluation.put_back(self)
-
-    # -------------------------------------------------------------------------------------------------- statistics
-
-    def watch(self, every: int = 1) -> None:
-        """Has the optimizer compute the norms that `statistics` returns, inside the graph, every so many updates.
-
-        Call it before the train step is traced. Unwatched optimizers do not compute them.
-        """
-        self._norms.watch(every)
-        if self.built:
-            with backend.eager_scope():
-                self._norms.build(self.add_variable)
-
-    def statistics(self) -> dict[str, float]:
-        """The norms at the last watched update, over all variables together; empty if `watch` was not called.
-
-        `gradient_norm` is after the sum over replicas and before clipping, `clipped_gradient_norm` after clipping,
-        `update_norm` that of the change written (decay included), `weight_norm` that of the variables before it.
-        """
-        return self._norms.values()
 
     # ------------------------------------------------------------------------------------------------------ saving
 

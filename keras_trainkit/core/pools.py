@@ -82,10 +82,12 @@ class Pool:
     Attributes:
         indices: of the variables, in the order of their parts.
         own: the pooled slots, then the pooled average if there is one.
+        averages: the variables' averages, where each must be a variable; else empty.
     """
 
     indices: list[int]
     own: list[keras.Variable]
+    averages: list[keras.Variable] = dataclasses.field(default_factory=list)
 
 
 def plan(candidates: list[tuple[int, int, Hashable]]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from keras_trainkit.core.accumulation import Window
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.numerics import wide_dtype
 from keras_trainkit.core.state import Slots
+from keras_trainkit.core.statistics import Norms
 
 
 class ReduceStep:
@@ -26,6 +27,8 @@ class ReduceStep:
     ema_overwrite_frequency: int | None
     _slots: Slots
     _window: Window | None
+    _norms: Norms
+    iterations: Any
 
     def reduce(self, grads: Any, trainable_variables: Any = None, samples: Any = None) -> tuple[list[Any], list[Any]]:
         """The first step alone: gradients summed over the replicas, in at least float32, with their variables.
@@ -56,8 +59,9 @@ class ReduceStep:
                 pairs.append((slices.cast(gradient, wide_dtype(gradient.dtype)), variable))
         variables = [v for _, v in pairs]
         gradients = [g for g, _ in pairs]
+        pieces: list[Any] = []
         if self._window is None:
-            gradients = slices.reduced(gradients, samples)
+            gradients, pieces = slices.reduced(gradients, samples, self._replicas_piece(gradients, samples))
         merged = [
             slices.unique_rows(g)
             if slices.is_sparse(g) and self._takes_rows(v)
@@ -65,9 +69,17 @@ class ReduceStep:
             for g, v in zip(gradients, variables, strict=True)
         ]
         widened = [slices.cast(g, wide_dtype(v.dtype)) for g, v in zip(merged, variables, strict=True)]
+        if pieces:
+            self._norms.end_pieces(backend.read(self.iterations), pieces, widened)
         if self.loss_scale_factor is not None:
             widened = [slices.divided(g, self.loss_scale_factor) for g in widened]
         return widened, variables
+
+    def _replicas_piece(self, gradients: list[Any], samples: Any) -> list[Any]:
+        """What this replica's gradient says of the gradients' noise; empty if nobody asked, or it is the only one."""
+        if not self._norms.of_pieces or backend.replicas() == 1:
+            return []
+        return self._norms.piece(backend.read(self.iterations), gradients, 1.0 if samples is None else samples)
 
     def all_finite(self, gradients: list[Any]) -> Any:
         """Whether what `reduce` returned is finite, on every replica; a scalar."""

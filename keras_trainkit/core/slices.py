@@ -56,11 +56,16 @@ def unique_rows(gradient: Any) -> Any:
     return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
-def reduced(gradients: list[Any], samples: Any = None) -> list[Any]:
-    """The sums over the replicas; with `samples`, a share counts by how many of them it is the mean of."""
+def reduced(gradients: list[Any], samples: Any = None, scalars: list[Any] | None = None) -> tuple[list[Any], list[Any]]:
+    """The sums over the replicas; with `samples`, a share counts by how many of them it is the mean of.
+
+    The second list holds the sums of `scalars`, which meet together with the gradients.
+    """
+    scalars, count = scalars or [], len(gradients)
     if samples is None or backend.replicas() == 1:
-        return backend.all_reduce_sum(gradients)
+        sums = backend.all_reduce_sum([*gradients, *scalars])
+        return sums[:count], sums[count:]
     samples = ops.cast(samples, "float32")
     weighted = [with_values(g, values(g) * ops.cast(samples, g.dtype)) for g in gradients]
-    *sums, total = backend.all_reduce_sum([*weighted, samples])
-    return [divided(g, total / backend.replicas()) for g in sums]
+    *sums, total = backend.all_reduce_sum([*weighted, *scalars, samples])
+    return [divided(g, total / backend.replicas()) for g in sums[:count]], sums[count:]

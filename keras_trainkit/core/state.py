@@ -42,6 +42,9 @@ class VariableDict:
     def __getitem__(self, name: str) -> Any:
         return self._items[self._names.index(name)]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
     def values(self) -> tuple[Any, ...]:
         return self._items
 

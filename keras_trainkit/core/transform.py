@@ -143,6 +143,10 @@ class Transform:
             return None
         return Treatment((), self.scope == "element")
 
+    def rate_group(self, path: str) -> tuple[str, float]:
+        """The group of the variable at `path`, "" for none, and by what its learning rate is multiplied."""
+        return "", 1.0
+
     def offers_evaluation(self) -> bool:
         """Whether `exchange` gives weights to evaluate that are not the trained ones."""
         return type(self).exchange is not Transform.exchange

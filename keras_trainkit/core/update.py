@@ -21,6 +21,7 @@ from keras_trainkit.core.pools import Pool
 from keras_trainkit.core.state import Slots, VariableList
 from keras_trainkit.core.statistics import Norms
 from keras_trainkit.core.transform import Context, State, Treatment
+from keras_trainkit.core.weight_mask import masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,13 @@ class UpdateStep:
         step = backend.read(self.iterations) + 1
         rate = backend.read(self.learning_rate)
         indices = [backend.variable_index(self, v) for v in variables]
+        # What is held at zero has no part in norms and moments; pruned tables of embeddings have dense gradients.
+        gradients = [masked(v, g) if held is None else g for v, g, held in zip(variables, gradients, rows, strict=True)]
         clip = self._clip(gradients, variables, Context(step, rate, gradients, [variable_path(v) for v in variables]))
-        measure = self._norms.measure(step, gradients, clip.all, variables)
+        measure = self._norms.measure(step, gradients, clip.all, variables, indices)
 
         scalars = fusion.Scalars(step, rate, clip.factor, self._slots.read_common(), self.scheduled.values(step - 1))
-        compute = self._compute(variables, indices)
+        compute, move = self._compute(variables, indices)
         common: list[tuple[int, list[Any]]] = []
         by_rows = [i for i, held in enumerate(rows) if held is not None]
         for i in by_rows:
@@ -75,7 +78,7 @@ class UpdateStep:
             common += fusion.run_on_rows(i, variables[i], own, rows[i], clip.gradients[i], scalars, compute)
         dense = [i for i, held in enumerate(rows) if held is None]
         items, batches = self._items(clip.gradients, variables, indices, dense)
-        common += self._programs.run(items, batches, scalars, compute)
+        common += self._programs.run(items, batches, scalars, compute, move)
         done = {item.position for item in [*items, *(item for batch in batches for item in batch.items)]}
         rest = [i for i in dense if i not in done]
         if rest:
@@ -112,37 +115,52 @@ class UpdateStep:
             average = self._averages[index] if self.use_ema else None
             own = [*self._slots.variables(index), *([] if average is None else [average])]
             constraint = getattr(variable, "constraint", None)
+            moves = average is None and self._moves(variable)
             options = (self.decays(variable), self.weight_decay, *self._averaging())
             key = (treatment.key, options, constraint, self._slots.layout(index))
-            items[index] = fusion.Item(position, variable, gradients[position], own, key)
+            items[index] = fusion.Item(position, variable, gradients[position], own, moves, key)
         return [item for item in items.values() if item.large], fusion.whole_batches(self._pools, items)
 
     def treatment(self, path: str) -> Treatment | None:
         """How the whole chain treats the variable at `path`; None where its update must be computed op by op."""
         return self._links.treatment(path)
 
-    def _compute(self, variables: list[Any], indices: list[int]) -> fusion.Compute:
-        """The pure update of one variable, or of several that are treated alike and joined."""
+    def _compute(self, variables: list[Any], indices: list[int]) -> tuple[fusion.Compute, fusion.Move]:
+        """The pure update of one variable, or of several that are treated alike and joined; whole, and what it adds."""
+
+        def transformed(
+            position: int, old: Any, start: Any, gradient: Any, own: list[Any], scalars: fusion.Scalars
+        ) -> tuple[Any, list[Any], list[Any]]:
+            index, clipped = indices[position], _scaled(gradient, scalars.factor)
+            nested = self._slots.nested(index, own, scalars.common, old, scalars.step)
+            context = Context(scalars.step, scalars.rate, [clipped], [variable_path(variables[position])])
+            links = self.scheduled.live(self._links, scalars.scheduled)
+            displacements, states = links.update([clipped], [start], [nested], context)
+            return displacements[0], self._slots.flat(index, states[0]), self._slots.flat_common(index, states[0])
+
+        def move(
+            position: int, parameter: Any, gradient: Any, own: list[Any], scalars: fusion.Scalars
+        ) -> tuple[Any, list[Any], list[Any]]:
+            return transformed(position, parameter, parameter, gradient, own, scalars)
 
         def compute(
             position: int, parameter: Any, gradient: Any, own: list[Any], scalars: fusion.Scalars
         ) -> tuple[list[Any], list[Any]]:
-            step, rate = scalars.step, scalars.rate
-            variable, index = variables[position], indices[position]
-            old, clipped = widened(parameter), _scaled(gradient, scalars.factor)
-            nested = self._slots.nested(index, own, scalars.common, old, step)
-            context = Context(step, rate, [clipped], [variable_path(variable)])
-            start = self._decayed([old], [variable], scalars)
-            links = self.scheduled.live(self._links, scalars.scheduled)
-            displacements, states = links.update([clipped], start, [nested], context)
-            new = self._constrained(start[0] + displacements[0], variable)
-            slots, common = self._slots.flat(index, states[0]), self._slots.flat_common(index, states[0])
+            variable, old = variables[position], widened(parameter)
+            start = self._decayed([old], [variable], scalars)[0]
+            displacement, slots, common = transformed(position, old, start, gradient, own, scalars)
+            new = self._constrained(start + displacement, variable)
             if len(own) == len(slots):
                 return [new, *slots], common
-            average = self._blended(own[-1], new, step)
-            return [self._overwritten_by_average(new, average, step), *slots, average], common
+            average = self._blended(own[-1], new, scalars.step)
+            return [self._overwritten_by_average(new, average, scalars.step), *slots, average], common
 
-        return compute
+        return compute, move
+
+    def _moves(self, variable: Any) -> bool:
+        """Whether all that happens to the variable is what the transforms add to it."""
+        decayed = self.weight_decay and not self.decays_inside and self.decays(variable)
+        return not decayed and getattr(variable, "constraint", None) is None
 
     def _update_one_by_one(
         self, gradients: list[Any], variables: list[Any], indices: list[int], scalars: fusion.Scalars
@@ -159,19 +177,24 @@ class UpdateStep:
         context = Context(step, rate, gradients, [variable_path(v) for v in variables])
         links = self.scheduled.live(self._links, scalars.scheduled)
         displacements, new_states, pairs = self._displacements(links, gradients, start, states, variables, context)
-        new = [self._constrained(p + d, v) for p, d, v in zip(start, displacements, variables, strict=True)]
         for index, nested in zip(indices, new_states, strict=True):
             pairs += zip(self._slots.variables(index), self._slots.flat(index, nested), strict=True)
-        for i, index in enumerate(indices):
+        writes = []
+        for variable, index, p, d in zip(variables, indices, start, displacements, strict=True):
             slot = self._averages[index] if self.use_ema else None
+            if slot is None and self._moves(variable) and backend.dtype(p) == backend.dtype(variable):
+                writes.append((backend.add_to, variable, d))
+                continue
+            new = self._constrained(p + d, variable)
             if slot is not None:
-                average = self._blended(backend.read(slot), new[i], step)
+                average = self._blended(backend.read(slot), new, step)
                 pairs.append((slot, average))
-                new[i] = self._overwritten_by_average(new[i], average, step)
+                new = self._overwritten_by_average(new, average, step)
+            writes.append((backend.write, variable, new))
         for slot, value in pairs:
             backend.write(slot, value)
-        for variable, value in zip(variables, new, strict=True):
-            backend.write(variable, value)
+        for write, variable, value in writes:
+            write(variable, value)
         return [self._slots.flat_common(index, nested) for index, nested in zip(indices, new_states, strict=True)]
 
     def _displacements(

@@ -15,6 +15,7 @@ from keras_trainkit.transforms.factored import (
 )
 from keras_trainkit.transforms.guards import Cautious, SkipNonfinite, SkipSpikes, ZClip
 from keras_trainkit.transforms.kron import ScaleByKron
+from keras_trainkit.transforms.late import CountOwnUpdates
 from keras_trainkit.transforms.lowrank import ScaleByLowRankAdam
 from keras_trainkit.transforms.moments import (
     Momentum,
@@ -31,9 +32,9 @@ from keras_trainkit.transforms.moments import (
 from keras_trainkit.transforms.noise import GradientNoise
 from keras_trainkit.transforms.orthogonal import AverageGradient, Orthogonalize
 from keras_trainkit.transforms.projection import FrankWolfeStep
-from keras_trainkit.transforms.proximal import ProximalAdagradStep
+from keras_trainkit.transforms.proximal import DecoupledGroupLasso, DecoupledL1, ProximalAdagradStep
 from keras_trainkit.transforms.ratefree import BetCoins, ScaleByDAdaptAdam, ScaleByProdigy
-from keras_trainkit.transforms.rates import LayerwiseDecay, ScaleByPath
+from keras_trainkit.transforms.rates import LayerwiseDecay, ScaleByPath, ScaleByVariable
 from keras_trainkit.transforms.rounding import RoundAtRandom, ScaleByAdam16
 from keras_trainkit.transforms.schedule_free import ScaleBySquares, ScheduleFree, ScheduleFreeRectified
 from keras_trainkit.transforms.shampoo import ScaleByShampoo
@@ -61,7 +62,10 @@ __all__ = [
     "ClipByValue",
     "ClipUpdateRms",
     "CorrectedDecay",
+    "CountOwnUpdates",
     "DecoupledDecay",
+    "DecoupledGroupLasso",
+    "DecoupledL1",
     "DualAverage",
     "FrankWolfeStep",
     "GradientNoise",
@@ -104,6 +108,7 @@ __all__ = [
     "ScaleBySoap",
     "ScaleBySquares",
     "ScaleByTrustRatio",
+    "ScaleByVariable",
     "ScaleByYogi",
     "ScheduleFree",
     "ScheduleFreeRectified",

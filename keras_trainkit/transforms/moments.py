@@ -35,6 +35,9 @@ class Scale(Transform):
     def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
         return self.factor * update, state
 
+    def rate_group(self, path: str) -> tuple[str, float]:
+        return "", self.factor
+
 
 @register_transform
 class Momentum(Transform):

@@ -58,9 +58,78 @@ class ScaleByPath(Transform):
     def treatment(self, path: str) -> Treatment:
         return Treatment((self._rule(path)[1],), True)
 
+    def rate_group(self, path: str) -> tuple[str, float]:
+        factor = self._rule(path)[1]
+        return ("" if factor == 1 else f"x{factor:g}"), factor
+
     def _rule(self, path: str) -> list[Any]:
         found = first_match([pattern for pattern, _ in self.rules], path)
         return [None, self.default] if found is None else self.rules[found]
+
+
+@register_transform
+class ScaleByVariable(Transform):
+    """Multiplies the displacement of each variable by a factor of its own, such as those that `initializers.mup` found.
+
+    It stands in `after`, where `ScaleByPath` says. If some variable has a path that the list does not know, as in a
+    model of which Keras has numbered the layers anew, variables are told apart by their order, and the shapes must be
+    those of the list.
+
+    Args:
+        factors: list of `[path, shape, factor]`, one for each trainable variable in their order; shapes are lists of
+            integers, factors at least 0.
+
+    >>> from keras_trainkit import optimizers
+    >>> factors = [["dense/kernel", [64, 8], 0.25], ["dense/bias", [8], 1.0]]
+    >>> optimizer = optimizers.AdamW(1e-3, after=[ScaleByVariable(factors)])
+    """
+
+    factors: list
+
+    def validate(self) -> None:
+        for row in self.factors:
+            if not (isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and isinstance(row[1], list)):
+                raise ValueError(f"`factors` must hold rows of [path, shape, factor]. Received: {row!r}")
+            checks.number("factors", row[2], at_least=0)
+        if not self.factors:
+            raise ValueError("`factors` must hold at least one row. Received: factors=[]")
+        known = {row[0]: row[2] for row in self.factors}
+        for path, _, factor in self.factors:
+            if known[path] != factor:
+                raise ValueError(
+                    f"`factors` must not differ for variables of one path. Received: {factor} and {known[path]} for "
+                    f"`{path}`"
+                )
+
+    def matched(self, variables: list[Any]) -> list[list[Any]]:
+        """A row of path and factor for each variable."""
+        paths = [variable_path(v) for v in variables]
+        shapes = [list(v.shape) for v in variables]
+        known = {(path, tuple(shape)): float(factor) for path, shape, factor in self.factors}
+        keys = [(path, tuple(shape)) for path, shape in zip(paths, shapes, strict=True)]
+        unknown = [f"`{path}` {list(shape)}" for path, shape in keys if (path, shape) not in known]
+        if not unknown:
+            return [[path, known[path, shape]] for path, shape in keys]
+        if shapes != [shape for _, shape, _ in self.factors]:
+            raise ValueError(f"`factors` must hold all variables of the model. Not found: {', '.join(unknown)}")
+        return [[path, float(row[2])] for path, row in zip(paths, self.factors, strict=True)]
+
+    def report(self, variables: list[Any]) -> str:
+        """`matched` as a table of text."""
+        return table(["variable", "factor"], self.matched(variables))
+
+    def check_variables(self, variables: list[Any]) -> None:
+        self.matched(variables)
+
+    def fitted(self, variables: list[Any]) -> Transform:
+        # One pattern for all variables of a factor: Python keeps only so many compiled ones.
+        groups: dict[float, list[str]] = {}
+        for path, factor in self.matched(variables):
+            groups.setdefault(factor, []).append(re.escape(path))
+        return ScaleByPath([[f"^(?:{'|'.join(paths)})$", factor] for factor, paths in groups.items()])
+
+    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
+        raise NotImplementedError("ScaleByVariable works through `fitted`, because paths may have changed.")
 
 
 @register_transform

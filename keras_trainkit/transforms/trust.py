@@ -6,9 +6,9 @@ import dataclasses
 
 from keras import ops
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.core.numerics import squared_norm
-from keras_trainkit.core.transform import LeafContext, State, Tensor, Transform, Treatment, register_transform
+from keras_trainkit.core.transform import Context, LeafContext, State, Tensor, Transform, Treatment, register_transform
 from keras_trainkit.transforms.decay import excluded
 
 
@@ -23,10 +23,17 @@ class ScaleByTrustRatio(Transform):
 
     scope = "variable"
 
-    def leaf(self, update: Tensor, parameter: Tensor, state: State, context: LeafContext) -> tuple[Tensor, State]:
-        weight, step = squared_norm([parameter]), squared_norm([update])
-        ratio = ops.sqrt(ops.divide_no_nan(weight, step))
-        return update * ops.cast(ops.where(ratio > 0, ratio, ops.ones_like(ratio)), update.dtype), state
+    def treatment(self, path: str) -> Treatment:
+        return Treatment((), False)
+
+    def update(
+        self, updates: list[Tensor], parameters: list[Tensor], states: list[State], context: Context
+    ) -> tuple[list[Tensor], list[State]]:
+        # The ratios of all variables at once: on small ones, the arithmetic of scalars is what takes time.
+        weights, steps = _squared_norms(parameters), _squared_norms(updates)
+        ratios = ops.sqrt(ops.divide_no_nan(weights, steps))
+        ratios = ops.unstack(ops.where(ratios > 0, ratios, ops.ones_like(ratios)), len(updates))
+        return [u * ops.cast(ratio, u.dtype) for u, ratio in zip(updates, ratios, strict=True)], states
 
 
 @register_transform
@@ -57,6 +64,12 @@ class ScaleByLarsRatio(Transform):
         bottom = ops.where(known, gradient + decay * weight + self.epsilon, ops.ones_like(gradient))
         ratio = ops.where(known, self.trust_coefficient * weight / bottom, ops.ones_like(bottom))
         return (update + decay * parameter) * ratio, state
+
+
+def _squared_norms(tensors: list[Tensor]) -> Tensor:
+    norms = [squared_norm([tensor]) for tensor in tensors]
+    wide = "float64" if any(backend.dtype(norm) == "float64" for norm in norms) else "float32"
+    return ops.stack([ops.cast(norm, wide) for norm in norms])
 
 
 def _norm(x: Tensor, like: Tensor) -> Tensor:

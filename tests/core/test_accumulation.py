@@ -73,6 +73,7 @@ def test_a_variable_that_had_one_gradient_in_the_window_moves():
     assert (number(first[0]), number(second[0])) == (-1.0, -0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_schedule_of_window_lengths_needs_no_second_trace(scaled):
     traces = []

@@ -64,6 +64,30 @@ def test_newton_schulz_converges_to_the_polar_factor_with_the_classic_coefficien
     np.testing.assert_allclose(result, u @ v, rtol=0, atol=max(EXACT, 1e-9))
 
 
+def plain_newton_schulz(x, steps):
+    x = x / np.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    for _ in range(steps):
+        gram = x @ np.swapaxes(x, -1, -2)
+        x = QUINTIC[0] * x + (QUINTIC[1] * gram + QUINTIC[2] * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 7), (9, 2), (3, 5, 16)])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7])
+def test_newton_schulz_of_long_matrices_takes_the_same_steps(shape, steps):
+    x = RNG.normal(size=shape)
+    result = ops.convert_to_numpy(linear_algebra.newton_schulz(tensor(x), QUINTIC, steps))
+    np.testing.assert_allclose(result, plain_newton_schulz(x, steps), rtol=0, atol=100 * EXACT)
+
+
+@pytest.mark.parametrize("least", [1.0, 1e-2, 1e-4, 1e-8, 0.0])
+def test_newton_schulz_of_long_matrices_in_float32_loses_nothing_to_small_singular_values(least):
+    values = np.geomspace(1.0, least, 64) if least else np.where(np.arange(64) < 8, 1.0, 0.0)
+    x = with_singular_values(64, 256, values)
+    result = ops.convert_to_numpy(linear_algebra.newton_schulz(ops.convert_to_tensor(x, "float32"), QUINTIC, 5))
+    np.testing.assert_allclose(result, plain_newton_schulz(x, 5), rtol=0, atol=1e-5)
+
+
 def test_newton_schulz_of_zero_is_zero():
     zero = linear_algebra.newton_schulz(tensor(np.zeros((3, 2))), QUINTIC, 5)
     np.testing.assert_array_equal(ops.convert_to_numpy(zero), np.zeros((3, 2)))

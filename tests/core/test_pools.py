@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_trainkit import optimizers, transforms
-from keras_trainkit.core import pools
+from keras_trainkit.core import backend, pools
 from keras_trainkit.core.transform import Slot
 from keras_trainkit.testing.problems import Stepper
 
@@ -100,6 +100,22 @@ def test_updates_and_slots_equal_those_of_variables_apart(name, graph, apart):
     alike(slots(one.optimizer), slots(other.optimizer), rtol=1e-4, atol=1e-6)
     statistics = one.optimizer.statistics()
     assert statistics == pytest.approx(other.optimizer.statistics(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw averaged", "overwritten"])
+def test_averages_that_must_be_variables_are_joined_for_the_update_alone(name, apart, monkeypatch):
+    start = initial()
+    monkeypatch.setattr(backend, "pools_averages", lambda optimizer: False)  # as under a strategy
+    one, other = together(CASES[name], start), apart(CASES[name], start)
+    assert all(isinstance(average, keras.Variable) for average in one.optimizer._averages)
+    assert pooled(one.optimizer) and not any("average" in path for path in pooled(one.optimizer))
+    for _ in range(5):
+        gradients = [ops.convert_to_tensor(RNG.normal(size=shape), "float32") for shape in SHAPES]
+        for stepper in (one, other):
+            stepper.optimizer.apply(gradients, stepper.variables)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    alike(slots(one.optimizer), slots(other.optimizer), rtol=1e-4, atol=1e-6)
 
 
 def test_variables_without_a_gradient_stay_and_the_others_move_as_ever(apart):
@@ -273,7 +289,7 @@ def test_pools_on_two_replicas(name, two_replicas, apart):
     other = apart(CASES[name], start)
     with two_replicas.scope():
         one = together(CASES[name], start)
-    assert bool(pooled(one.optimizer)) == (name != "adamw averaged")
+    assert pooled(one.optimizer) and not any("average" in path for path in pooled(one.optimizer))
     step = tf.function(lambda g: one.optimizer.apply([x / 2 for x in g], one.variables))
 
     def run(count):
@@ -316,3 +332,23 @@ def test_copies_wait_for_weights_that_the_first_step_makes():
         results.append(model.get_weights())
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "in_place"),
+    [
+        (lambda: optimizers.Adam(0.1), True),
+        (lambda: optimizers.SGD(0.1), True),
+        (lambda: optimizers.AdamW(0.1), False),
+        (lambda: optimizers.Adam(0.1, use_ema=True), False),
+        (lambda: optimizers.SGD(0.1, momentum=0.9, **LOOKAHEAD), False),
+    ],
+)
+def test_parameters_are_added_to_where_they_lie_if_the_update_does_not_read_them(make, in_place):
+    import tensorflow as tf
+
+    stepper = together(make, initial())
+    gradients = [tf.constant(RNG.normal(size=shape), "float32") for shape in SHAPES]
+    step = tf.function(lambda: stepper.optimizer.apply(gradients, stepper.variables), autograph=False)
+    operations = [operation.type for operation in step.get_concrete_function().graph.get_operations()]
+    assert operations.count("AssignAddVariableOp") == (len(SHAPES) if in_place else 0)

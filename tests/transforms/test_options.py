@@ -73,6 +73,26 @@ def test_corrected_decay_equals_twin():
     assert decay.report(variables).splitlines()[4] == "p3        none"
 
 
+def test_sparsifying_steps_equal_twins():
+    def rates(done):
+        return 0.05 + (0.001 - 0.05) * min(done, 40) / 40
+
+    def strengths(done):
+        return 0.2 + (0.4 - 0.2) * min(done, 30) / 30
+
+    rate, strength = PolynomialDecay(0.05, 40, 0.001), PolynomialDecay(0.2, 30, 0.4)
+    links = [transforms.DecoupledL1(strength, ["p1"]), transforms.DecoupledGroupLasso(0.1, axis=0)]
+    single, groups = reference.decoupled_l1(strengths, rates), reference.decoupled_group_lasso(0.1, rates, axis=0)
+
+    def but_p1(step, index, parameter, move):
+        return move if index == 1 else single(step, index, parameter, move)
+
+    ours = run(rate, after=links, weight_decay=0.1)
+    twin = reference.Twin(reference.Adam, weight_decay=0.1, after=[but_p1, groups])
+    assert_same(ours, twin.run(INITIAL, GRADIENTS, rates), SCHEDULED)
+    assert any((p == 0).any() for p in ours) and all((p != 0).any() for p in ours[:2])
+
+
 # ----------------------------------------------------------------------------------------------------------- rates
 
 
@@ -259,6 +279,14 @@ CASES = [
         after=lambda: [
             transforms.DecoupledDecay(schedules.Cosine(0.1, 20), ["p1", "bias"], follow_learning_rate=True),
             transforms.LayerwiseDecay(0.5, ["p0|hidden", "p1|p2|head"]),
+        ],
+    ),
+    case("sparse", after=lambda: [transforms.DecoupledL1(0.05, ["p1|bias"])]),
+    case(
+        "sparse groups",
+        after=lambda: [
+            transforms.DecoupledL1(schedules.Linear(0.0, 20, 0.05), ["bias"]),
+            transforms.DecoupledGroupLasso(0.02, exclude=["p2|head"]),
         ],
     ),
     case("corrected", after=lambda: [transforms.CorrectedDecay(0.5, 0.05, ["p0|kernel"], ["bias"])]),

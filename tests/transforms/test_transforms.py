@@ -127,6 +127,8 @@ def test_every_transform_survives_saving(name):
     required |= {"AddDecay": [0.1, ["bias"]], "ProximalDecay": [0.1, ["bias"]]}
     required |= {"Scale": [0.5], "DecoupledDecay": [0.1, ["bias"]], "CorrectedDecay": [0.1, 0.01, ["kernel"], ["bias"]]}
     required |= {"LayerwiseDecay": [0.5, ["a", "b"]], "ScaleByPath": [[["a", 0.5]]]}
+    required |= {"DecoupledL1": [0.1, ["bias"]], "DecoupledGroupLasso": [0.1, [0, -1]]}
+    required |= {"ScaleByVariable": [[["a", [2, 3], 0.5]]]}
     kind = getattr(transforms, name)
     made = kind(*required.get(name, []))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))

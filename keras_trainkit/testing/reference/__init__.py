@@ -56,6 +56,8 @@ from keras_trainkit.testing.reference.options import (
     centralize,
     corrected_decay,
     decoupled_decay,
+    decoupled_group_lasso,
+    decoupled_l1,
     factors,
 )
 from keras_trainkit.testing.reference.ratefree import (
@@ -122,6 +124,8 @@ __all__ = [
     "centralize",
     "corrected_decay",
     "decoupled_decay",
+    "decoupled_group_lasso",
+    "decoupled_l1",
     "factors",
     "numbered",
 ]

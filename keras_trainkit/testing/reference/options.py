@@ -143,3 +143,35 @@ def corrected_decay(
 def factors(values: list[float]) -> Callable[[int, int, Array, Array], Array]:
     """A learning-rate factor for each array."""
     return lambda step, index, parameter, move: values[index] * move
+
+
+def decoupled_l1(strengths: Callable[[int], float], rates: Callable[[int], float]) -> Callable[..., Array]:
+    """Beck and Teboulle, 2009: every weight is shrunk by rate times strength, or to zero.
+
+    Both map the number of updates done before to a number.
+    """
+
+    def edit(step: int, index: int, parameter: Array, move: Array) -> Array:
+        edge = rates(step - 1) * strengths(step - 1)
+        x = parameter + move
+        return np.where(x > edge, x - edge, np.where(x < -edge, x + edge, 0.0)) - parameter
+
+    return edit
+
+
+def decoupled_group_lasso(
+    strength: float, rates: Callable[[int], float], axis: int = -1, scale_by_size: bool = True
+) -> Callable[..., Array]:
+    """Yuan and Lin, 2006: the norms of the groups that share an index along one axis are shortened, one by one."""
+
+    def edit(step: int, index: int, parameter: Array, move: Array) -> Array:
+        if parameter.ndim < 2:
+            return move
+        x = np.moveaxis(parameter + move, axis, 0).copy()
+        for i, group in enumerate(x):
+            edge = rates(step - 1) * strength * (np.sqrt(group.size) if scale_by_size else 1.0)
+            norm = np.linalg.norm(group)
+            x[i] = 0.0 if norm <= edge else group * (1 - edge / norm)
+        return np.moveaxis(x, 0, axis) - parameter
+
+    return edit
