@@ -15,6 +15,7 @@ import numpy as np
 from keras_trainkit.core import backend
 from keras_trainkit.distribution.chief import without_writing
 from keras_trainkit.distribution.cluster import Cluster
+from keras_trainkit.distribution.gathering import gather
 from keras_trainkit.distribution.joining import cluster_of, workers
 from keras_trainkit.distribution.lost import naming_the_lost
 from keras_trainkit.distribution.packing import Packing, one_at_a_time
@@ -149,7 +150,7 @@ def _compared(model: Any, fit: Callable[..., Any], strategy: Any, cluster: Clust
         _check_seeds(fit, arguments, keywords, strategy)
         history = fit(*arguments, **keywords)
         with naming_the_lost(cluster):
-            _gather(strategy, [0])  # until the chief has written all
+            gather(strategy, [0])  # until the chief has written all
         return history
 
     return call
@@ -161,24 +162,32 @@ def _callbacks(given: Any, cluster: Cluster) -> Any:
     listed = list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
     if not cluster.is_chief:
         listed = [kept for kept in map(without_writing, listed) if kept is not None]
-    return [*listed, Comparison(cluster)]
+    return [*listed, Comparison(cluster, [callback for callback in listed if hasattr(callback, "resumed_from")])]
 
 
 class Comparison(keras.callbacks.Callback):
-    """As training begins, after the callbacks that restore: all workers must begin at the same place."""
+    """As training begins, after the callbacks that restore: all workers must begin at the same place.
 
-    def __init__(self, cluster: Cluster) -> None:
+    Args:
+        cluster: the workers.
+        resuming: the callbacks that give each worker its own state back. What trains must be equal even so; the moving
+            statistics of Keras's BatchNormalization, unless it is synchronized, are each worker's own.
+    """
+
+    def __init__(self, cluster: Cluster, resuming: list[Any]) -> None:
         super().__init__()
-        self._cluster = cluster
+        self._cluster, self._resuming = cluster, resuming
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Raises RuntimeError, on all workers, if the weights or the first epochs differ."""
         strategy = self.model.distribute_strategy
-        variables = [*self.model.variables, *(self.model.optimizer.variables if self.model.optimizer else [])]
+        apart = any(callback.resumed_from for callback in self._resuming)
+        variables = list(self.model.trainable_variables if apart else self.model.variables)
+        variables += self.model.optimizer.variables if self.model.optimizer else []
         checksum = 0
         for variable in variables:
             checksum = zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes(), checksum)
-        rows = _gather(strategy, [checksum, backend.first_epoch(self.model)])
+        rows = gather(strategy, [checksum, backend.first_epoch(self.model)])
         for row, what in zip(rows.T, ("weights", "first epochs"), strict=True):
             if len(set(row.tolist())) > 1:
                 raise RuntimeError(
@@ -192,7 +201,7 @@ def _check_seeds(fit: Callable[..., Any], arguments: Any, keywords: Any, strateg
     import tensorflow as tf
 
     seed = tf.compat.v1.get_seed(None)[0]
-    seeds = _gather(strategy, [-1 if seed is None else seed]).ravel().tolist()
+    seeds = gather(strategy, [-1 if seed is None else seed]).ravel().tolist()
     given = inspect.signature(fit).bind_partial(*arguments, **keywords).arguments
     shuffles = given.get("shuffle", True) and not isinstance(given.get("x"), (tf.data.Dataset, keras.utils.PyDataset))
     if shuffles and (len(set(seeds)) > 1 or seeds[0] == -1):
@@ -202,25 +211,6 @@ def _check_seeds(fit: Callable[..., Any], arguments: Any, keywords: Any, strateg
             "`keras_trainkit.distribution.workers()`.",
             stacklevel=3,
         )
-
-
-def _gather(strategy: Any, values: list[int]) -> np.ndarray:
-    """The integers of every replica: an array (replicas, values)."""
-    import tensorflow as tf
-
-    gathered = _gathering(strategy)(tf.constant([values], tf.int64))
-    return strategy.experimental_local_results(gathered)[0].numpy()
-
-
-@functools.cache
-def _gathering(strategy: Any) -> Callable[[Any], Any]:
-    import tensorflow as tf
-
-    def everyone(value: Any) -> Any:
-        # The copy gives the value a device, which the gathering asks for.
-        return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
-
-    return tf.function(lambda value: strategy.run(everyone, args=(value,)), autograph=False)
 
 
 def _silent(verbose: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from keras_trainkit.distribution.hosts import split_address
 
 _SILENT = re.compile(r"stopped sending heartbeats\)?:\s*((?:/job:\w+/replica:\d+/task:\d+\s*)+)")
 _PATIENCE = 3.0
+_PAUSE = 0.1
 
 
 class WorkerLost(RuntimeError):
@@ -59,13 +61,21 @@ def naming_the_lost(cluster: Cluster) -> Iterator[None]:
 
 
 def find_lost(cluster: Cluster, error: str) -> list[int]:
-    """The workers at whose address nobody listens; else those that TensorFlow's `error` calls silent."""
+    """The workers at whose address nobody listens; else those that TensorFlow's `error` calls silent.
+
+    A process that dies may take a moment to leave its address, after its connections have been cut.
+    """
     others = [index for index in range(len(cluster.workers)) if index != cluster.index]
+    deadline = time.monotonic() + _PATIENCE
     with ThreadPoolExecutor(max_workers=min(32, max(1, len(others)))) as pool:
-        listening = list(pool.map(lambda index: _listens(cluster.workers[index]), others))
-    gone = [index for index, there in zip(others, listening, strict=True) if not there]
-    if gone:
-        return gone
+        while True:
+            listening = list(pool.map(lambda index: _listens(cluster.workers[index]), others))
+            gone = [index for index, there in zip(others, listening, strict=True) if not there]
+            if gone:
+                return gone
+            if _SILENT.search(error) or time.monotonic() >= deadline:
+                break
+            time.sleep(_PAUSE)
     silent = {int(task) for group in _SILENT.findall(error) for task in re.findall(r"task:(\d+)", group)}
     return sorted(silent & set(others))
 
