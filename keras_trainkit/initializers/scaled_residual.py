@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_trainkit.core import checks
 from keras_trainkit.core.numerics import wide_dtype
+from keras_trainkit.initializers.seeding import with_seed
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -46,7 +47,11 @@ class ScaledResidual(keras.initializers.Initializer):
     def __init__(self, depth: int, initializer: Any = None, branches: int = 2, seed: Any = None) -> None:
         self.depth = checks.integer("depth", depth, at_least=1)
         self.branches = checks.integer("branches", branches, at_least=1)
-        self.initializer = _with_seed(initializer, seed)
+        self.initializer = (
+            keras.initializers.RandomNormal(stddev=0.02, seed=seed)
+            if initializer is None
+            else with_seed(initializer, seed)
+        )
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Values of `shape` in `dtype` (Keras's `floatx` where None); scaled in at least float32, then cast."""
@@ -61,18 +66,3 @@ class ScaledResidual(keras.initializers.Initializer):
             "initializer": keras.initializers.serialize(self.initializer),
             "branches": self.branches,
         }
-
-
-def _with_seed(initializer: Any, seed: Any) -> Any:
-    """The initializer to scale; `seed` goes to the default one or to one that came by name."""
-    if initializer is None:
-        return keras.initializers.RandomNormal(stddev=0.02, seed=seed)
-    found = keras.initializers.get(initializer)
-    if seed is None:
-        return found
-    if isinstance(initializer, str) and "seed" in found.get_config():
-        return type(found)(**{**found.get_config(), "seed": seed})
-    raise ValueError(
-        "`seed` is for the default initializer or one given by a name that draws at random; give any other its own "
-        f"seed. Received: initializer={initializer!r}, seed={seed!r}"
-    )

@@ -1,0 +1,78 @@
+"""Pictures of coordinate checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_COLORS = ("#2563a8", "#d9601a", "#3f8f4f", "#8a4fa3", "#b3872a", "#4a5361", "#1f9aa8", "#c23b5a")
+_WORDS = {"sizes": "mean size of outputs", "changes": "mean size of their change"}
+
+
+def plot_coordinate_checks(checks: Mapping[str, Any], file: str | Path | None = None) -> Any:
+    """Draws coordinate checks, one beside the other: below what training changed, above how large outputs are.
+
+    Both axes are logarithmic; one line for each layer, after the last step. Level lines are what is wanted.
+
+    Args:
+        checks: dictionary from titles to what `coordinate_check` returned.
+        file: where to write the picture: `.svg`, `.png` or `.pdf`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        TypeError: for what is no dictionary of checks, or an empty one.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    if not isinstance(checks, Mapping) or not checks or not all(hasattr(one, "changes") for one in checks.values()):
+        raise TypeError(f"`checks` must be a dictionary from titles to coordinate checks. Received: checks={checks!r}")
+    figure = Figure(figsize=(max(4.6, 2.9 * len(checks)), 5.0), layout="constrained")
+    frames = figure.subplots(2, len(checks), squeeze=False, sharex="col", sharey="row")
+    for column, (title, check) in enumerate(checks.items()):
+        for row, of in enumerate(("sizes", "changes")):
+            axes = frames[row][column]
+            for i, name in enumerate(check.layers):
+                values = getattr(check, of)[i, :, -1]
+                color = _COLORS[i % len(_COLORS)]
+                kept = np.isfinite(values) & (values > 0)
+                axes.plot(
+                    np.array(check.widths)[kept],
+                    values[kept],
+                    "o-",
+                    color=color,
+                    markersize=3,
+                    linewidth=1.4,
+                    label=name,
+                )
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(check.widths)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            if not column:
+                axes.set_ylabel(_WORDS[of], color="#4a5361", fontsize=9)
+            _style(axes)
+        frames[0][column].set_title(title, fontsize=10, loc="left", color="#333a45")
+        frames[1][column].set_xlabel("width", color="#4a5361", fontsize=9)
+    lines, names = frames[0][0].get_legend_handles_labels()
+    words = {"frameon": False, "fontsize": 8.5, "labelcolor": "#333a45"}
+    figure.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)), **words)
+    if file is not None:
+        figure.savefig(file, dpi=150)
+    return figure
+
+
+def _style(axes: Any) -> None:
+    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#b9c0ca")
+    axes.tick_params(which="both", color="#b9c0ca", labelcolor="#4a5361", labelsize=8.5)
