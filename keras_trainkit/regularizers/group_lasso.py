@@ -9,21 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.core import checks
-from keras_trainkit.core.numerics import wide_dtype
-
-
-def group_norms(weights: Any, axis: Sequence[int]) -> Any:
-    """The l2 norms of the groups that share an index along `axis`, with gradient 0 where a norm is 0.
-
-    The gradient of a square root at 0 is infinite, and infinity times 0 is NaN: a layer that starts at zero would
-    never train again. Zero is the subgradient of least norm there.
-    """
-    others = [a for a in range(len(weights.shape)) if a not in axis]
-    squares = ops.square(ops.cast(weights, wide_dtype(keras.backend.standardize_dtype(weights.dtype))))
-    sums = ops.sum(squares, axis=others) if others else squares
-    positive = sums > 0
-    return ops.where(positive, ops.sqrt(ops.where(positive, sums, 1)), 0)
+from keras_trainkit.core import checks, groups
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -42,7 +28,8 @@ class GroupLasso(keras.regularizers.Regularizer):
     The root of the group's size lets groups of different sizes compete fairly (Yuan and Lin 2006, "Model selection
     and estimation in regression with grouped variables"); set `scale_by_size=False` for the plain sum of norms (the
     l2,1 norm), which Wen et al. 2016 (arXiv 1608.03665) use for filters. A gradient method brings a group near
-    zero, not to it: prune what is small beside the others after training.
+    zero, not to it: prune what is small beside the others after training, or take `transforms.DecoupledGroupLasso`
+    instead, which sets groups to zero. The gradient of a group that is zero is zero.
 
     Args:
         factor: the strength (lambda in the papers), at least 0.
@@ -62,25 +49,16 @@ class GroupLasso(keras.regularizers.Regularizer):
 
     def __init__(self, factor: float = 0.01, axis: int | Sequence[int] = -1, scale_by_size: bool = True) -> None:
         self.factor = checks.number("factor", factor, at_least=0)
-        self.axis = _axes(axis)
+        self.axis = groups.checked_axes(axis)
         self.scale_by_size = checks.boolean("scale_by_size", scale_by_size)
 
     def __call__(self, x: Any) -> Any:
         """The penalty, a scalar in at least float32, for weights `x` of any rank that has the axes."""
-        rank = len(x.shape)
-        if any(not -rank <= a < rank for a in self.axis):
-            raise ValueError(f"`axis` must exist in the weights, of shape {tuple(x.shape)}. Received: axis={self.axis}")
-        axis = sorted({a % rank for a in self.axis})
-        size = math.prod(extent for a, extent in enumerate(x.shape) if a not in axis)
+        axes = groups.axes_in(x.shape, self.axis)
+        size = groups.group_size(x.shape, axes)
         scale = self.factor * (math.sqrt(size) if self.scale_by_size else 1.0)
-        return scale * ops.sum(group_norms(x, axis))
+        return scale * ops.sum(groups.group_norms(x, axes))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments by name."""
         return {"factor": self.factor, "axis": self.axis, "scale_by_size": self.scale_by_size}
-
-
-def _axes(axis: int | Sequence[int]) -> list[int]:
-    if isinstance(axis, (list, tuple)) and len(axis) == 0:
-        raise ValueError(f"`axis` must be an integer or a list of at least one. Received: axis={axis!r}")
-    return [checks.integer("axis", a) for a in (axis if isinstance(axis, (list, tuple)) else [axis])]

@@ -8,23 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from slopes import gradient
 
 from keras_trainkit.regularizers import GroupLasso
-
-
-def gradient(function, value):
-    """The gradient of a scalar function of one tensor, on either backend."""
-    value = ops.convert_to_tensor(value)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return np.array(jax.grad(lambda v: ops.cast(function(v), "float32"))(value).astype("float32"))
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(value)
-        loss = function(value)
-    return tf.cast(tape.gradient(loss, value), "float32").numpy()
 
 
 def slow_penalty(weights, factor, axis, scale):
@@ -72,7 +58,7 @@ def test_the_gradient_is_finite_at_and_near_zero(value):
 
 
 def test_the_plain_form_gives_nan_at_zero():
-    """What the double choice in `group_norms` is for."""
+    """What the double choice in `core.groups.safe_sqrt` is for."""
     plain = gradient(lambda w: ops.sum(ops.sqrt(ops.sum(ops.square(w), axis=0))), np.zeros((4, 3), "float32"))
     assert np.all(np.isnan(plain))
 
