@@ -13,11 +13,12 @@ import numpy as np
 from keras_trainkit.core import backend, checks
 
 
-def refresh_batch_normalization(model: keras.Model, data: Any, batches: int | None = None, batch_size: int = 32) -> int:
+def refresh_batch_statistics(model: keras.Model, data: Any, batches: int | None = None, batch_size: int = 32) -> int:
     """Recomputes the moving mean and variance of each BatchNormalization layer as population statistics of its inputs.
 
-    The model runs once over the batches; its BatchNormalization layers normalize by the batch, as in training, and all
-    else as in inference (no dropout). Each layer's new mean and variance are those of all its inputs of all batches
+    The model runs once over the batches; its layers of `keras.layers.BatchNormalization` and
+    `layers.GhostBatchNormalization` normalize by the batch, or by its ghost batches, as in training, and all else works
+    as in inference (no dropout). Each layer's new mean and variance are those of all its inputs of all batches
     together, whatever their sizes, summed in float64; masked positions do not count. They replace what exponential
     averages left behind from weights of long ago, and suit averaged weights (x of Schedule-Free, moving averages),
     which no training step has ever run. Frozen layers stay as they are, and so does everything else: weights, seeds,
@@ -66,7 +67,7 @@ def refresh_batch_normalization(model: keras.Model, data: Any, batches: int | No
 
 
 def batch_normalization_statistics(model: keras.Model) -> list[tuple[Any, Any]]:
-    """The moving mean and variance of each layer that `refresh_batch_normalization` would change, in NumPy."""
+    """The moving mean and variance of each layer that `refresh_batch_statistics` would change, in NumPy."""
     numpy = keras.ops.convert_to_numpy
     return [(numpy(layer.moving_mean), numpy(layer.moving_variance)) for layer in _layers(model)]
 

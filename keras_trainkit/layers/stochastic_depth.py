@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_trainkit.core import checks
+from keras_trainkit.layers.drawing import Dropping, drawn_below, kept_and_scaled, never
 
 
 def depth_rates(rate: float, depth: int) -> list[float]:
@@ -24,23 +24,16 @@ def depth_rates(rate: float, depth: int) -> list[float]:
     return [rate * level / depth for level in range(1, depth + 1)]
 
 
-def drop_branch(branch: Any, keep: float, whole_batch: bool, seed: Any) -> Any:
-    """`branch` (batch, ...) with each sample, or the whole batch at once, kept with probability `keep` and scaled by
-    1 / keep, else set to zero.
-
-    The draw is in float32 whatever the branch's dtype: a uniform bfloat16 has 256 values, and a rate of 0.001 would
-    be one of 0.004. Chosen and not multiplied, because 0 times an infinity is not 0.
-    """
-    if keep == 0:
-        return ops.zeros_like(branch)
+def drop_branch(branch: Any, rate: Any, whole_batch: bool, seed: Any) -> Any:
+    """`branch` (batch, ...) with each sample, or the whole batch at once, set to zero with probability `rate`, else
+    scaled by 1 / (1 - rate)."""
     rank = len(branch.shape)
     shape = (1,) * rank if whole_batch else (ops.shape(branch)[0], *(1,) * (rank - 1))
-    kept = keras.random.uniform(shape, dtype="float32", seed=seed) < keep
-    return ops.where(kept, branch / keep, ops.zeros_like(branch))
+    return kept_and_scaled(branch, drawn_below(shape, 1.0 - rate, seed), rate)
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
-class StochasticDepth(keras.layers.Layer):
+class StochasticDepth(Dropping):
     """Drops whole residual branches at random during training; the identity otherwise.
 
     Called on a branch, before the addition, it is what other libraries call DropPath: each sample's branch is zero
@@ -57,8 +50,10 @@ class StochasticDepth(keras.layers.Layer):
     run drops what the uninterrupted one would. Under MirroredStrategy each replica draws the same pattern over its
     part of the batch, as with every Keras layer that draws.
 
+    timm's users know it as `layers.DropPath`, which is this class.
+
     Args:
-        rate: the probability to drop, from 0 to 1.
+        rate: the probability to drop, from 0 to 1, or a schedule of it (see `ScheduledDropout`).
         mode: `"row"` draws for each sample (of the first axis), `"batch"` once for the whole batch.
         seed: an int for reproducible draws.
         **kwargs: what every Keras layer takes (`name`, `dtype`).
@@ -85,16 +80,13 @@ class StochasticDepth(keras.layers.Layer):
     24.0
     """
 
-    def __init__(self, rate: float, mode: str = "row", seed: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate = checks.number("rate", rate, at_least=0, at_most=1)
+    def __init__(self, rate: Any, mode: str = "row", seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(rate=rate, seed=seed, **kwargs)
         self.mode = checks.one_of("mode", mode, ["row", "batch"])
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
-        """Checks the shapes; there are no weights."""
+        """Checks the shapes."""
         shapes = _shapes(input_shape)
         if len(shapes) > 2 or len({len(shape) for shape in shapes}) > 1 or not _equal(shapes[0], shapes[-1]):
             raise ValueError(
@@ -103,13 +95,15 @@ class StochasticDepth(keras.layers.Layer):
             )
         if self.mode == "row" and len(shapes[-1]) == 0:
             raise ValueError('`mode` "row" needs a batch axis; a scalar has none. Received: input_shape=()')
-        self.built = True
+        super().build(input_shape)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The branch, dropped and scaled in training; added to the shortcut where there is one."""
         shortcut, branch = inputs if isinstance(inputs, (list, tuple)) else (None, inputs)
-        if training and self.rate > 0:
-            branch = drop_branch(branch, 1.0 - self.rate, self.mode == "batch", self.seed_generator)
+        if training:
+            rate = self.next_rate()
+            if not never(rate):
+                branch = drop_branch(branch, rate, self.mode == "batch", self.seed_generator)
         return branch if shortcut is None else shortcut + branch
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
@@ -124,25 +118,12 @@ class StochasticDepth(keras.layers.Layer):
         """The branch's shape."""
         return tuple(_shapes(input_shape)[-1])
 
-    def save_own_variables(self, store: Any) -> None:
-        """Puts the state of the random generator into the weights file, where Keras would leave it out."""
-        super().save_own_variables(store)
-        store["seed_generator_state"] = self.seed_generator.state
-
-    def load_own_variables(self, store: Any) -> None:
-        """Takes the state of the random generator back.
-
-        Raises:
-            ValueError: where the file has none: it was not written by this layer.
-        """
-        if "seed_generator_state" not in store.keys():  # noqa: SIM118, the stores of Keras are no mappings
-            raise ValueError(f"The weights file holds no seed_generator_state for the layer {self.name!r}.")
-        state = np.asarray(store["seed_generator_state"])
-        self.seed_generator.state.assign(state.astype(self.seed_generator.state.dtype))
-
     def get_config(self) -> dict[str, Any]:
         """The arguments by name."""
-        return {**super().get_config(), "rate": self.rate, "mode": self.mode, "seed": self.seed}
+        return {**super().get_config(), "mode": self.mode}
+
+
+DropPath = StochasticDepth
 
 
 def _shapes(input_shape: Any) -> list[Any]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit.layers import refresh_batch_normalization
+from keras_trainkit.layers import refresh_batch_statistics
 
 X = np.random.default_rng(0).normal(2.0, 3.0, size=(70, 6, 4)).astype("float32")
 
@@ -39,7 +39,7 @@ def statistics(model, name):
 @pytest.mark.parametrize("batch_size", [7, 32, 100])
 def test_batches_of_any_size_give_the_population(batch_size):
     model = convolutional()
-    assert refresh_batch_normalization(model, X, batch_size=batch_size) == -(-70 // batch_size)
+    assert refresh_batch_statistics(model, X, batch_size=batch_size) == -(-70 // batch_size)
     rows = inputs_of(model, "first").reshape(-1, 3)
     mean, variance = statistics(model, "first")
     np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-6)
@@ -49,7 +49,7 @@ def test_batches_of_any_size_give_the_population(batch_size):
 def test_one_batch_is_exact_at_every_depth():
     """What the deeper layer then sees in inference has its statistics: the first one's are the batch's own."""
     model = convolutional()
-    refresh_batch_normalization(model, X, batch_size=70)
+    refresh_batch_statistics(model, X, batch_size=70)
     rows = inputs_of(model, "second").reshape(-1, 3)
     mean, variance = statistics(model, "second")
     np.testing.assert_allclose(mean, rows.mean(axis=0), atol=1e-5)
@@ -59,7 +59,7 @@ def test_one_batch_is_exact_at_every_depth():
 def test_a_large_mean_costs_no_digits():
     model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
     x = (4096 + np.random.default_rng(1).normal(0, 0.5, size=(500, 1))).astype("float32")
-    refresh_batch_normalization(model, x, batch_size=50)
+    refresh_batch_statistics(model, x, batch_size=50)
     np.testing.assert_allclose(
         ops.convert_to_numpy(model.layers[0].moving_variance), x.astype("float64").var(axis=0), rtol=1e-6
     )
@@ -72,7 +72,7 @@ def test_everything_else_stays():
     kept = [v for v in every if "moving" not in v.path]
     before = [ops.convert_to_numpy(v) for v in kept]
     prediction = model.predict(X, verbose=0)
-    assert refresh_batch_normalization(model, X, batches=2, batch_size=10) == 2
+    assert refresh_batch_statistics(model, X, batches=2, batch_size=10) == 2
     for variable, value in zip(kept, before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
     assert np.abs(model.predict(X, verbose=0) - prediction).max() > 1e-3
@@ -83,7 +83,7 @@ def test_frozen_layers_stay():
     model = convolutional()
     layer(model, "first").trainable = False
     before = statistics(model, "first")
-    refresh_batch_normalization(model, X)
+    refresh_batch_statistics(model, X)
     np.testing.assert_array_equal(statistics(model, "first"), before)
     assert np.abs(statistics(model, "second")[0]).max() > 0
 
@@ -97,10 +97,10 @@ def test_an_error_leaves_the_old_statistics():
         raise RuntimeError("the data ends badly")
 
     with pytest.raises(RuntimeError, match="ends badly"):
-        refresh_batch_normalization(model, batches())
+        refresh_batch_statistics(model, batches())
     np.testing.assert_array_equal(statistics(model, "first"), before)
     with pytest.raises(ValueError, match="at least one batch"):
-        refresh_batch_normalization(model, [])
+        refresh_batch_statistics(model, [])
 
 
 @pytest.mark.tensorflow  # on JAX Keras's BatchNormalization with a mask fails in training: "tuple index out of range"
@@ -110,13 +110,13 @@ def test_masked_positions_do_not_count():
     model = keras.Model(inputs, keras.layers.BatchNormalization()(masked))
     x = np.random.default_rng(2).normal(3.0, 1.0, size=(20, 5, 1)).astype("float32")
     x[:, 3:] = 0.0
-    refresh_batch_normalization(model, x, batch_size=8)
+    refresh_batch_statistics(model, x, batch_size=8)
     np.testing.assert_allclose(ops.convert_to_numpy(model.layers[-1].moving_mean), [x[:, :3].mean()], rtol=1e-6)
 
 
 def test_channels_first():
     model = keras.Sequential([keras.Input((6, 4)), keras.layers.BatchNormalization(axis=1)])
-    refresh_batch_normalization(model, X)
+    refresh_batch_statistics(model, X)
     np.testing.assert_allclose(
         ops.convert_to_numpy(model.layers[0].moving_mean), X.astype("float64").mean(axis=(0, 2)), rtol=1e-6
     )
@@ -143,23 +143,23 @@ def test_kinds_of_data(kind):
         data = {"x": X}
     else:
         data = Sequence() if kind == "sequence" else pairs
-    assert refresh_batch_normalization(model, data, batch_size=10) == 7
-    refresh_batch_normalization(same, X, batch_size=10)
+    assert refresh_batch_statistics(model, data, batch_size=10) == 7
+    refresh_batch_statistics(same, X, batch_size=10)
     np.testing.assert_allclose(statistics(model, "first"), statistics(same, "first"), rtol=1e-6)
 
 
 def test_a_model_without_such_layers():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    assert refresh_batch_normalization(model, np.zeros((4, 3))) == 0
+    assert refresh_batch_statistics(model, np.zeros((4, 3))) == 0
     with pytest.raises(ValueError, match="`batches` must be an integer at least 1"):
-        refresh_batch_normalization(model, np.zeros((4, 3)), batches=0)
+        refresh_batch_statistics(model, np.zeros((4, 3)), batches=0)
 
 
 @pytest.mark.tensorflow
 def test_on_two_replicas(two_replicas):
     with two_replicas.scope():
         model = convolutional(synchronized=True)
-    refresh_batch_normalization(model, X, batch_size=70)
+    refresh_batch_statistics(model, X, batch_size=70)
     rows = inputs_of(model, "first").reshape(-1, 3)
     for copy in two_replicas.experimental_local_results(layer(model, "first").moving_mean.value):
         np.testing.assert_allclose(copy.numpy(), rows.mean(axis=0), rtol=1e-5)
@@ -169,7 +169,7 @@ def test_on_two_replicas(two_replicas):
 def test_in_float16():
     keras.config.set_dtype_policy("mixed_float16")
     model = convolutional()
-    refresh_batch_normalization(model, X)
+    refresh_batch_statistics(model, X)
     rows = inputs_of(model, "first").reshape(-1, 3)
     np.testing.assert_allclose(statistics(model, "first")[0], rows.mean(axis=0), rtol=1e-3)
     np.testing.assert_allclose(statistics(model, "first")[1], rows.var(axis=0), rtol=1e-3)
