@@ -14,14 +14,21 @@ from keras_trainkit.data.sizes import GrowingSize, RandomSize
 
 if TYPE_CHECKING:
     from keras_trainkit.data.batches import Batches
+    from keras_trainkit.data.maps import BatchMap, LabelSmoothing, OneHot
+    from keras_trainkit.data.mixing import CutMix, MixUp
     from keras_trainkit.data.rates import RateByBatch, follow_batch_size
     from keras_trainkit.data.stream import StreamBatches
 
 __all__ = [
+    "BatchMap",
     "Batches",
+    "CutMix",
     "DataError",
     "Dataset",
     "GrowingSize",
+    "LabelSmoothing",
+    "MixUp",
+    "OneHot",
     "RandomSize",
     "RateByBatch",
     "StreamBatches",
@@ -30,7 +37,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BatchMap": "maps",
     "Batches": "batches",
+    "CutMix": "mixing",
+    "LabelSmoothing": "maps",
+    "MixUp": "mixing",
+    "OneHot": "maps",
     "RateByBatch": "rates",
     "StreamBatches": "stream",
     "follow_batch_size": "rates",

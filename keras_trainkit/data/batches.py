@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_trainkit.core import checks
-from keras_trainkit.data.feed import Feed, Share, mapped, packed, weighted
+from keras_trainkit.data.feed import Feed, Share, mapped, packed, pieces, sliced, unpacked, weighted
 from keras_trainkit.data.order import Cutting, Position, Segment
 from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
 
@@ -43,6 +44,8 @@ class Batches(Feed):
             examples in each epoch).
         endless: go on over the end of a pass, so that all batches are whole, and what is left over begins the next
             pass. `fit` then needs `steps_per_epoch`, and its epochs are no passes.
+        maps: functions of the step and a batch, such as `MixUp`; each whole batch goes through them, in NumPy, before
+            it is filled up and dealt to replicas. The step counts batches since the start of training.
         shard: a pair (index, count): gives only this share of each batch, for a process among several that no strategy
             knows of. Workers of a strategy take their shares by themselves.
 
@@ -69,9 +72,10 @@ class Batches(Feed):
         shuffle: bool = True,
         remainder: str = "pad",
         endless: bool = False,
+        maps: Any = None,
         shard: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(seed, shard)
+        super().__init__(seed, shard, maps)
         self.sizes = checked_sizes(batch_size)
         self.endless = checks.boolean("endless", endless)
         parts = {"x": x, "y": y, "sample_weight": sample_weight}
@@ -141,6 +145,9 @@ class Batches(Feed):
         return iter([self._cutting.segment(position, multiple)])
 
     def _iterate(self, position: Position, share: Share, multiple: int) -> Iterator[Any]:
+        if self.maps:
+            yield from pieces(self._mapped(position, multiple), dataclasses.replace(share, pieces=1))
+            return
         weighs = self._weighs(multiple)
         for segment in self._segments(position, multiple):
             for begin, end in zip(segment.bounds[:-1], segment.bounds[1:], strict=True):
@@ -148,10 +155,25 @@ class Batches(Feed):
                 span = slice(int(begin) + own.start, int(begin) + own.stop)
                 yield self._batch(segment, span, weighs)
 
+    def _mapped(self, position: Position, multiple: int) -> Iterator[Any]:
+        """Whole batches after the maps, which see the real rows alone."""
+        weighs, step = self._weighs(multiple), position.step
+        for segment in self._segments(position, multiple):
+            for begin, end in zip(segment.bounds[:-1], segment.bounds[1:], strict=True):
+                span = slice(int(begin), int(end))
+                real = span.stop - span.start
+                if segment.weights is not None and end == segment.bounds[-1]:
+                    real = len(np.unique(segment.rows[span]))  # those that fill it up are the first ones again
+                batch = self._through_maps(step, self._batch(segment, slice(span.start, span.start + real), False))
+                x, y, own = unpacked(sliced(batch, np.arange(span.stop - span.start) % real))
+                weights = _weights(segment, span) if weighs else None
+                yield packed(x, y, weighted(own, weights))
+                step += 1
+
     def _batch(self, segment: Segment, span: slice, weighs: bool) -> Any:
         rows, weights = segment.rows[span], None
         if weighs:
-            weights = np.ones(len(rows), "float32") if segment.weights is None else segment.weights[span]
+            weights = _weights(segment, span)
         take = functools.partial(np.take, indices=rows, axis=0)
         x, y, own = (mapped(take, part) for part in self._parts.values())
         return packed(x, y, weighted(own, weights))
@@ -159,6 +181,9 @@ class Batches(Feed):
     def _dataset(self, share: Share) -> Any:
         from keras_trainkit.data import pipeline
 
+        if self.maps:
+            first = next(pieces(self._mapped(self._now(), share.of), share))
+            return pipeline.of_batches(lambda: pieces(self._mapped(self._next, share.of), share), first)
         if self._tensors is None:
             self._tensors = pipeline.tensors(self._parts)
         size = self.batch_size
@@ -173,6 +198,10 @@ class Batches(Feed):
             weighs=self._weighs(share.of),
             endless=self.endless,
         )
+
+
+def _weights(segment: Segment, span: slice) -> np.ndarray:
+    return np.ones(span.stop - span.start, "float32") if segment.weights is None else segment.weights[span]
 
 
 def _arrays(name: str, part: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -43,8 +43,9 @@ class Feed(backend.Adapter):
 
     endless = False
 
-    def __init__(self, seed: int, shard: Any) -> None:
+    def __init__(self, seed: int, shard: Any, maps: Any = None) -> None:
         self.seed = checks.integer("seed", seed, at_least=0)
+        self.maps = _checked_maps(maps)
         self._shard = _checked_shard(shard)
         self._position = Position()
         """Where the iterator that `fit` uses began; where it will begin, before there is one."""
@@ -81,12 +82,13 @@ class Feed(backend.Adapter):
 
     # ------------------------------------------------------------------------------------------------------ position
 
-    def state(self) -> dict[str, Any]:
+    def state(self, begun: int = 0) -> dict[str, Any]:
         """The position as plain values, ready for JSON: what `restore` takes.
 
-        In a callback, call it where a batch or an epoch has ended: a batch that has begun counts as taken.
+        In a callback, call it where a batch or an epoch has ended: a batch that has begun counts as taken, but for the
+        last `begun` ones.
         """
-        return {**dataclasses.asdict(self._now()), **self._description()}
+        return {**dataclasses.asdict(self._now(begun)), **self._described()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a position that `state` gave, here or in another process.
@@ -96,7 +98,7 @@ class Feed(backend.Adapter):
         Raises:
             ValueError: for the state of other data, or of batches cut otherwise.
         """
-        own = self._description()
+        own = ({"maps": []} if "maps" in state else {}) | self._described()
         fields = [field.name for field in dataclasses.fields(Position)]
         for name in [*fields, *own]:
             if name not in state:
@@ -110,10 +112,20 @@ class Feed(backend.Adapter):
         self._position = self._next = Position(*values)
         self._watched = None
 
-    def _now(self) -> Position:
+    def _described(self) -> dict[str, Any]:
+        described = self._description()
+        return described | {"maps": [_name(function) for function in self.maps]} if self.maps else described
+
+    def _through_maps(self, step: int, batch: Any) -> Any:
+        """The whole batch of this step after all maps, in NumPy."""
+        for function in self.maps:
+            batch = function(step, batch)
+        return mapped(lambda leaf: None if leaf is None else np.asarray(leaf), batch) if self.maps else batch
+
+    def _now(self, begun: int = 0) -> Position:
         if self._watched is None:
             return self._position
-        return self._after(self._position, backend.steps_taken(self._watched))
+        return self._after(self._position, backend.steps_taken(self._watched) - begun)
 
     # --------------------------------------------------------------------------------------------------------- Keras
 
@@ -234,6 +246,24 @@ def packed(x: Any, y: Any, weights: Any) -> Any:
     return keras.utils.pack_x_y_sample_weight(x, y)
 
 
+def rows_of(batch: Any) -> int:
+    """How many samples a batch in NumPy has."""
+    return len(next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None))
+
+
+def sliced(batch: Any, rows: Any) -> Any:
+    """Some rows of a batch in NumPy."""
+    return mapped(lambda leaf: None if leaf is None else leaf[rows], batch)
+
+
+def pieces(wholes: Iterable[Any], share: Share) -> Iterator[Any]:
+    """What the share has of each batch, a piece for each of its replicas."""
+    for whole in wholes:
+        length = rows_of(whole)
+        for piece in range(share.pieces):
+            yield sliced(whole, share.bounds(length, piece))
+
+
 def weighted(own: Any, weights: np.ndarray | None) -> Any:
     """The user's weights times those of the rows; either may be None."""
     if weights is None:
@@ -254,3 +284,16 @@ def _checked_shard(shard: Any) -> Share | None:
         raise TypeError(f"`shard` must be a pair (index, count). Received: shard={shard!r}")
     count = checks.integer("shard", shard[1], at_least=1)
     return Share(checks.integer("shard", shard[0], at_least=0, at_most=count - 1), 1, count)
+
+
+def _checked_maps(maps: Any) -> list[Callable[[int, Any], Any]]:
+    if maps is None:
+        return []
+    if not isinstance(maps, (list, tuple)) or not all(callable(function) for function in maps):
+        raise TypeError(f"`maps` must be a list of functions of a step and a batch. Received: maps={maps!r}")
+    return list(maps)
+
+
+def _name(function: Any) -> str:
+    """What tells a map from others: a dataclass shows its fields, a function would show its address."""
+    return repr(function) if dataclasses.is_dataclass(function) else getattr(function, "__name__", "map")

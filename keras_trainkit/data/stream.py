@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_trainkit.core import backend, checks
-from keras_trainkit.data.feed import Feed, Share, mapped, packed, unpacked, weighted
+from keras_trainkit.data.feed import Feed, Share, mapped, packed, pieces, rows_of, sliced, unpacked, weighted
 from keras_trainkit.data.order import Position, padded_length, repeated
 from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
 
@@ -51,7 +51,7 @@ class StreamBatches(Feed):
         window: how many examples of a `tf.data.Dataset` to hold in memory and shuffle with each other, in an order that
             is a function of seed, epoch and place; 0 keeps the order.
         remainder: `"pad"` or `"drop"`, what becomes of a last batch that is smaller than `batch_size`.
-        shard: as for `Batches`.
+        maps, shard: as for `Batches`.
 
     Raises:
         TypeError, ValueError: for a value out of its range; in training, for batches that differ in structure, or a
@@ -76,9 +76,10 @@ class StreamBatches(Feed):
         seed: int = 0,
         window: int = 0,
         remainder: str = "pad",
+        maps: Any = None,
         shard: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(seed, shard)
+        super().__init__(seed, shard, maps)
         self.sizes = None if batch_size is None else checked_sizes(batch_size)
         self.remainder = checks.one_of("remainder", remainder, ["pad", "drop"])
         self.window = checks.integer("window", window, at_least=0)
@@ -141,26 +142,26 @@ class StreamBatches(Feed):
         return Position(position.epoch, 0, position.step - position.done)
 
     def _iterate(self, position: Position, share: Share, multiple: int) -> Iterator[Any]:
-        for batch in self._batches(position):
-            whole = self._filled(batch, multiple)
-            yield _slice(whole, share.bounds(_rows(whole), 0))
+        yield from pieces(self._wholes(position, multiple), dataclasses.replace(share, pieces=1))
 
     def _dataset(self, share: Share) -> Any:
         from keras_trainkit.data import pipeline
 
-        def pieces(batches: Iterator[Any]) -> Iterator[Any]:
-            for batch in batches:
-                whole = self._filled(batch, share.of)
-                length = _rows(whole)
-                for piece in range(share.pieces):
-                    yield _slice(whole, share.bounds(length, piece))
-
-        first = next(pieces(self._read(self._now())), None)
+        now = self._now()
+        first = next(pieces(self._made(self._read(now), now.step, share.of), share), None)
         if first is None:
             raise ValueError(_AT_ITS_END)
-        return pipeline.of_batches(lambda: pieces(self._batches(self._next)), first)
+        return pipeline.of_batches(lambda: pieces(self._wholes(self._next, share.of), share), first)
 
     # ----------------------------------------------------------------------------------------------------- the batches
+
+    def _wholes(self, position: Position, multiple: int) -> Iterator[Any]:
+        return self._made(self._batches(position), position.step, multiple)
+
+    def _made(self, batches: Iterator[Any], step: int, multiple: int) -> Iterator[Any]:
+        """The batches after the maps and filled up, the first of them that of `step`."""
+        for number, batch in enumerate(batches, step):
+            yield self._filled(self._through_maps(number, _paired(batch)), multiple)
 
     def _batches(self, position: Position) -> Iterator[Any]:
         """The batches from a position on, one of them held back, so that the last one is known before it is used."""
@@ -191,11 +192,11 @@ class StreamBatches(Feed):
         for block in blocks:
             block = mapped(np.asarray, block)
             held.append(block)
-            rows += _rows(block)
+            rows += rows_of(block)
             while rows >= (size := self._size(step)):
                 joined = _joined(held)
-                yield _slice(joined, slice(size))
-                held, rows, step = [_slice(joined, slice(size, None))], rows - size, step + 1
+                yield sliced(joined, slice(size))
+                held, rows, step = [sliced(joined, slice(size, None))], rows - size, step + 1
         if rows and self.remainder == "pad":
             yield _joined(held)
 
@@ -205,11 +206,10 @@ class StreamBatches(Feed):
 
     def _filled(self, batch: Any, multiple: int) -> Any:
         """The batch with rows for all replicas, and weights where batches of this kind may need them."""
-        batch = mapped(np.asarray, batch if not isinstance(batch, list) else tuple(batch))
         weighs = multiple > 1 or not (self.sizes is None or isinstance(self.sizes, FixedSize))
         if not weighs:
             return batch
-        rows = _rows(batch)
+        rows = rows_of(batch)
         if self.sizes is None:
             length = -(-rows // multiple) * multiple
         elif isinstance(self.sizes, FixedSize):
@@ -220,7 +220,7 @@ class StreamBatches(Feed):
         if y is None and own is None:
             raise ValueError("`source` must give targets where batches are filled up, because rows then have weights.")
         chosen, weights = repeated(rows, length)
-        x, y, own = (_slice(part, chosen) for part in (x, y, own))
+        x, y, own = (sliced(part, chosen) for part in (x, y, own))
         return packed(x, y, weighted(own, weights))
 
 
@@ -265,19 +265,15 @@ def _windows(dataset: Any, window: int, shuffle: bool, seed: int) -> Callable[[i
     def blocks(epoch: int) -> Iterator[Any]:
         for number, block in enumerate(dataset.batch(window).as_numpy_iterator()):
             if shuffle:
-                order = np.random.default_rng([seed, _STREAM, epoch, number]).permutation(_rows(block))
-                block = _slice(block, order)
+                order = np.random.default_rng([seed, _STREAM, epoch, number]).permutation(rows_of(block))
+                block = sliced(block, order)
             yield block
 
     return blocks
 
 
-def _rows(batch: Any) -> int:
-    return len(next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None))
-
-
-def _slice(batch: Any, rows: Any) -> Any:
-    return mapped(lambda leaf: leaf[rows], batch)
+def _paired(batch: Any) -> Any:
+    return mapped(np.asarray, tuple(batch) if isinstance(batch, list) else batch)
 
 
 def _joined(blocks: list[Any]) -> Any:

@@ -13,7 +13,10 @@ _MARK = "keras_trainkit_helper"
 
 
 def install(model: Model, kind: str, around: Callable[[Any], Any]) -> Model:
-    """Puts `around(train_step)` in the place of the model's `train_step`, once for each kind of helper."""
+    """Puts `around(train_step)` in the place of the model's `train_step`, once for each kind of helper.
+
+    A step that has a function `undo` is given it to call when it is taken off.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
     original = model.train_step
@@ -39,6 +42,9 @@ def plain(model: Model) -> Model:
     if in_parts:
         del model.make_train_function
     while hasattr(model.train_step, _MARK):
+        undo = getattr(model.train_step, "undo", None)
+        if undo is not None:
+            undo()
         model.train_step = getattr(model.train_step, _MARK)[1]
     model.train_function = None
     return model

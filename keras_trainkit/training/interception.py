@@ -10,6 +10,7 @@ from typing import Any
 
 _lock = threading.Lock()
 _users: dict[tuple[int, str], int] = {}
+_before: dict[tuple[int, str], Any] = {}
 _local = threading.local()
 
 
@@ -27,6 +28,8 @@ def intercepted(target: Any, method: str, handler: Callable[..., Any]) -> Iterat
     with _lock:
         _users[key] = _users.get(key, 0) + 1
         if _users[key] == 1:
+            if method in vars(target):
+                _before[key] = vars(target)[method]
             # Past `__setattr__`, where Keras would track it.
             vars(target)[method] = _dispatcher(target, method)
     stack.append(handler)
@@ -38,10 +41,13 @@ def intercepted(target: Any, method: str, handler: Callable[..., Any]) -> Iterat
             _users[key] -= 1
             if not _users[key]:
                 del _users[key], vars(target)[method]
+                if key in _before:
+                    vars(target)[method] = _before.pop(key)
 
 
 def _dispatcher(target: Any, method: str) -> Callable[..., Any]:
-    original, key = getattr(type(target), method).__get__(target), (id(target), method)
+    # A method that was put into this one object comes before that of its class.
+    original, key = getattr(target, method), (id(target), method)
 
     def dispatch(*arguments: Any, **keywords: Any) -> Any:
         answer = original
