@@ -1,0 +1,59 @@
+"""Small models to prune, and what holds of them."""
+
+import keras
+import numpy as np
+import pruning_twin as twin
+
+from keras_trainkit import pruning
+from keras_trainkit.callbacks import MagnitudePruning
+
+RNG = np.random.default_rng(21)
+X = RNG.normal(size=(64, 8)).astype("float32")
+Y = RNG.normal(size=(64, 3)).astype("float32")
+BATCHES = 8
+
+
+def model_of(optimizer, **options):
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, "tanh", name="one"),
+            keras.layers.Dense(8, "tanh", name="two"),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
+    model.compile(optimizer, "mse", **options)
+    return model
+
+
+def pruned(**options):
+    return MagnitudePruning(**({"final_sparsity": 0.75, "begin_step": 3, "end_step": 25, "frequency": 4} | options))
+
+
+def fit(model, *more, epochs=4, **options):
+    options = {"batch_size": 64 // BATCHES, "shuffle": False, "verbose": 0} | options
+    return model.fit(X, Y, epochs=epochs, callbacks=list(more), **options)
+
+
+def masks(model):
+    found = [v.constraint.mask for v in model.trainable_variables if isinstance(v.constraint, pruning.WeightMask)]
+    return [keras.ops.convert_to_numpy(mask) for mask in found]
+
+
+def kernels(model):
+    return [keras.ops.convert_to_numpy(model.get_layer(name).kernel) for name in ("one", "two")]
+
+
+def assert_held(model, share=0.75):
+    for mask, kernel in zip(masks(model), kernels(model), strict=True):
+        assert (~mask).sum() == twin.count(share, mask.size)
+        assert not kernel[~mask].any()
+        assert kernel[mask].all()
+
+
+def assert_same(first, second, exact=True):
+    for a, b in zip(masks(first), masks(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b) if exact else np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
