@@ -1,5 +1,6 @@
 """Every optimizer through every contract. A new optimizer is a row in cases.py, nothing here."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -92,6 +93,20 @@ def test_resumes_into_two_replicas(case, tmp_path, two_replicas):
 @pytest.mark.tensorflow
 def test_replicas_agree(case, two_replicas):
     contracts.replicas_agree(case, two_replicas)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case.replica_tolerance > 2e-6], ids=lambda case: case.name)
+def test_where_replicas_agree_less_it_is_rounding_alone(case, two_replicas):
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        contracts.replicas_agree(dataclasses.replace(case, replica_tolerance=1e-10), two_replicas)
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
 
 
 @pytest.mark.tensorflow

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_trainkit.callbacks import optimizers
 from keras_trainkit.core import TransformOptimizer, checks
 
 
@@ -15,6 +16,9 @@ class AccumulationSchedule(keras.callbacks.Callback):
 
     Nothing is compiled anew. A window that is part full when its length changes ends as soon as it holds as many
     batches as the new length asks for; with `FlushAccumulation` it ends with its epoch.
+
+    Schedules in epochs or shares of the run, with `ResolveSpans`, know how many updates the run has with it. Such a run
+    that is resumed needs an entry for epoch 0.
 
     Args:
         steps: dictionary from an epoch (from 0) to the `gradient_accumulation_steps` from then on. Epochs before the
@@ -56,10 +60,4 @@ class AccumulationSchedule(keras.callbacks.Callback):
         return {"steps": self.steps}
 
     def _optimizer(self) -> TransformOptimizer:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        if not isinstance(optimizer, TransformOptimizer):
-            raise TypeError(
-                "`AccumulationSchedule` needs an optimizer of keras_trainkit; `optimizers.wrap` makes one of any "
-                f"other. Received: {type(optimizer).__name__}"
-            )
-        return optimizer
+        return optimizers.of_the_kit(self)

@@ -11,7 +11,7 @@ from keras import ops
 from keras_trainkit.callbacks import optimizers
 from keras_trainkit.callbacks.resolve_spans import resolved_for
 from keras_trainkit.callbacks.steering import SteeredRate, steer
-from keras_trainkit.core import checks
+from keras_trainkit.core import TransformOptimizer, checks
 from keras_trainkit.schedules.base import LARGEST_STEP, rate_dtype
 from keras_trainkit.schedules.wsd import SHAPES, Cooldown, cooldown
 
@@ -129,6 +129,17 @@ class StartCooldown(keras.callbacks.Callback):
             if self._updates() >= start + length:
                 self.model.stop_training = True
 
+    def get_state(self) -> dict[str, Any]:
+        """Where the cooldown began, and whether it is about to, for `ResumableTraining`."""
+        return {"numbers": self._rate.numbers(), "wanted": self._wanted}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self._rate.change(state["numbers"])
+        self._wanted = state["wanted"]
+        if keras.backend.backend() != "tensorflow":
+            optimizers.trace_anew(self.model)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         lengths, file = self._lengths, None if self.file is None else str(self.file)
@@ -146,7 +157,10 @@ class StartCooldown(keras.callbacks.Callback):
     def _begin_now(self) -> None:
         self._wanted = False
         if self.started is None:
-            length = resolved_for(self, self._lengths).decay_steps
+            # From now on, so by the batches that make an update now, whatever a plan said of the first epochs.
+            optimizer = optimizers.innermost(self.model.optimizer)
+            window = optimizer.gradient_accumulation_steps if isinstance(optimizer, TransformOptimizer) else None
+            length = resolved_for(self, self._lengths, accumulation=window or 1).decay_steps
             self._rate.change([self._updates(), length])
             if keras.backend.backend() != "tensorflow":
                 optimizers.trace_anew(self.model)  # the other backends compile the numbers in

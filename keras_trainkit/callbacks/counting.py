@@ -92,6 +92,16 @@ class SampleCounter:
                 self.last = total
         return self.last
 
+    def get_state(self) -> dict[str, Any]:
+        """The totals as plain values."""
+        last, before = dataclasses.astuple(self.last), dataclasses.astuple(self._before)
+        return {"last": list(last), "before": list(before), "counting": self._counting}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.last, self._before = Total(*state["last"]), Total(*state["before"])
+        self._counting = state["counting"]
+
 
 class Speed:
     """Samples per second over stretches of training; time between stretches does not count."""
@@ -150,9 +160,15 @@ class Meter:
         self.batches = self.batch = 0
         self.window, self.epoch = Speed(), Speed()
         self._steps, self._traced = steps, traced
+        self._resumed_at: int | None = None
         self._batches_before = 0
         self._in_epoch = False
         self._at_once = int(getattr(model, "steps_per_execution", None) or 1)
+
+    @property
+    def timed(self) -> bool:
+        """Whether what comes next is a step that is traced already."""
+        return self._traced
 
     def begin_epoch(self) -> None:
         """`on_epoch_begin`."""
@@ -166,8 +182,9 @@ class Meter:
     def begin_batch(self, batch: int) -> None:
         """`on_train_batch_begin`."""
         self.batch, self.batches = batch, self._batches_before + batch
-        if batch == 0:
+        if batch == 0 or batch == self._resumed_at:
             return
+        self._resumed_at = None
         if not self._traced:
             self._traced = True
             self.counter.read()
@@ -186,6 +203,19 @@ class Meter:
         self.batch = self._steps or self.batch + self._at_once
         self.batches = self._batches_before + self.batch
         return True
+
+    def get_state(self) -> dict[str, Any]:
+        """The counts as plain values; no times."""
+        counts = {"batches": self.batches, "batch": self.batch, "before": self._batches_before}
+        return {**counts, "in_epoch": self._in_epoch, "counter": self.counter.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`; the clocks begin with the next batch but one, which traces no more."""
+        self.batches, self.batch, self._batches_before = state["batches"], state["batch"], state["before"]
+        self._in_epoch = state["in_epoch"]
+        self.counter.set_state(state["counter"])
+        self._traced, self.window, self.epoch = False, Speed(), Speed()
+        self._resumed_at = self.batch
 
     def take_window(self) -> float | None:
         """Samples per second since the last call, as of the counter's last reading."""

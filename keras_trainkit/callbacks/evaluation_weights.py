@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
-from keras_trainkit.core import TransformOptimizer, checks
-from keras_trainkit.layers.batch_statistics import (
-    batch_normalization_statistics,
-    refresh_batch_normalization,
-    set_batch_normalization_statistics,
-)
+from keras_trainkit.callbacks.weight_swap import WeightSwap
+from keras_trainkit.core import TransformOptimizer
 
 
-class EvaluationWeights(keras.callbacks.Callback):
+class EvaluationWeights(WeightSwap):
     """Evaluates, predicts, saves and ends `fit` with the optimizer's evaluation weights, and trains with the others.
 
     The evaluation weights are the average x of a Schedule-Free optimizer, or the moving average of any optimizer of
@@ -37,7 +31,7 @@ class EvaluationWeights(keras.callbacks.Callback):
     with it, would train on from the evaluation weights: it warns at its end.
 
     Args:
-        refresh: inputs for `layers.refresh_batch_normalization`: an array, a dataset, or any iterable of batches that
+        refresh: inputs for `layers.refresh_batch_statistics`: an array, a dataset, or any iterable of batches that
             can be gone through each epoch. Given, the moving statistics of BatchNormalization are recomputed whenever
             evaluation weights go in. They stay so in training, which uses each batch's own.
         refresh_batches: how many of its batches to take; all of them when left out.
@@ -54,23 +48,6 @@ class EvaluationWeights(keras.callbacks.Callback):
     True
     """
 
-    def __init__(self, refresh: Any = None, refresh_batches: int | None = None, refresh_batch_size: int = 32) -> None:
-        super().__init__()
-        self.refresh = refresh
-        self.refresh_batches = refresh_batches
-        if refresh_batches is not None:
-            self.refresh_batches = checks.integer("refresh_batches", refresh_batches, at_least=1)
-        self.refresh_batch_size = checks.integer("refresh_batch_size", refresh_batch_size, at_least=1)
-        self._fitting = False
-        self._found: Any = None
-        self._unsynced: Any = None
-
-    def set_model(self, model: Any) -> None:
-        # Called for each `fit`, and for each `evaluate` and `predict` outside of one, also after a `fit` that failed.
-        super().set_model(model)
-        self._fitting = False
-        self._unsynced = model
-
     def on_train_begin(self, logs: Any = None) -> None:
         model = self.model
         optimizer = self._optimizer()
@@ -81,7 +58,7 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Whoever put them in: a BackupAndRestore behind us in the list may just have loaded them.
-        if self._inner().holds_evaluation():
+        if self._holds():
             self._optimizer().to_training()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -92,43 +69,9 @@ class EvaluationWeights(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._put_in()
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        self._begin()
-
-    def on_test_end(self, logs: Any = None) -> None:
-        self._end()
-
-    def on_predict_begin(self, logs: Any = None) -> None:
-        self._begin()
-
-    def on_predict_end(self, logs: Any = None) -> None:
-        self._end()
-
     def on_train_end(self, logs: Any = None) -> None:
         self._put_in()
         self._fitting = False
-
-    def _begin(self) -> None:
-        if not self._fitting:
-            holds = self._optimizer().holds_evaluation()
-            self._found = (holds, batch_normalization_statistics(self.model))
-        self._put_in()
-
-    def _end(self) -> None:
-        """Outside of `fit`, leaves everything as it was found."""
-        if self._fitting:
-            return
-        held, statistics = self._found
-        if not held:
-            self._optimizer().to_training()
-            set_batch_normalization_statistics(self.model, statistics)
-
-    def _put_in(self) -> None:
-        optimizer = self._optimizer()
-        if optimizer.built and not optimizer.holds_evaluation():
-            optimizer.to_evaluation()
-            if self.refresh is not None:
-                refresh_batch_normalization(self.model, self.refresh, self.refresh_batches, self.refresh_batch_size)
 
     def _optimizer(self) -> TransformOptimizer:
         # `self.model` brings JAX's state into the variables first; what is written to them then counts.
@@ -139,7 +82,3 @@ class EvaluationWeights(keras.callbacks.Callback):
                 f"`use_ema=True`, of the kit or through `optimizers.wrap`. Received: {type(optimizer).__name__}"
             )
         return optimizer
-
-    def _inner(self) -> TransformOptimizer:
-        """The optimizer, without bringing JAX's state into the variables at every batch."""
-        return getattr(self._unsynced.optimizer, "inner_optimizer", self._unsynced.optimizer)

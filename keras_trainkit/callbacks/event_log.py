@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ def record(kind: str, step: int, epoch: int, values: Mapping[str, float | None])
     return line | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
+def layers_record(step: int, epoch: int, layers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A line of kind "layers": the statistics of each layer; NaN and infinity become null.
+
+    >>> layers_record(20, 1, {"dense": {"weight_norm": 2.0}})["layers"]
+    {'dense': {'weight_norm': 2.0}}
+    """
+    finite = {n: {name: v if math.isfinite(v) else None for name, v in of.items()} for n, of in layers.items()}
+    return {"kind": "layers", "step": step, "epoch": epoch, "time": round(time.time(), 3), "layers": finite}
+
+
 class JsonLines:
     """Appends objects to a file, one a line, each on disk before the next."""
 
@@ -42,6 +52,15 @@ class JsonLines:
     def write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+
+    def size(self) -> int:
+        """The length of the file in bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Takes away what was written after the file had this length."""
+        if self.size() > size:
+            os.truncate(self._file.fileno(), size)
 
     def close(self) -> None:
         self._file.close()
@@ -72,16 +91,57 @@ class EventFiles:
         for run, scalars in runs.items():
             self._write(run, step, scalars)
 
+    def describe(self, step: int, recipe: Mapping[str, Any], left_out: Collection[str] = ()) -> None:
+        """Arranges the page of custom scalars, and writes the recipe as text and as hyperparameters."""
+        from keras_trainkit.callbacks import tensorboard_page
+
+        page = [tensorboard_page.arrangement(left_out)]
+        if recipe:
+            page.append(tensorboard_page.recipe_text(recipe))
+            name = "/".join(self.directory.resolve().parts[-3:-1])
+            page.append(tensorboard_page.hyperparameters(recipe, name))
+        for summary in page:
+            self._add("train", step, summary)
+
+    def write_layers(self, step: int, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes each layer's statistics under the tags `layers/statistic/layer`."""
+        self._write("train", step, {f"layers/{n}/{layer}": v for layer, of in layers.items() for n, v in of.items()})
+
+    def write_weights(self, step: int, weights: Mapping[str, Any]) -> None:
+        """Writes a histogram of each variable."""
+        from keras_trainkit.callbacks.tensorboard_page import histogram
+
+        for path, values in weights.items():
+            self._add("train", step, histogram(f"weights/{path}", values))
+
+    def begin_again(self, step: int) -> None:
+        """Has TensorBoard forget the points from `step` on, which come again."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        for run in ("train", "validation"):
+            if (self.directory / run).is_dir():
+                began = SessionLog(status=SessionLog.START)
+                self._writer(run).add_event(Event(step=step, wall_time=time.time(), session_log=began))
+
     def _write(self, run: str, step: int, scalars: Mapping[str, float]) -> None:
         # tf.summary takes 0.2 ms for each scalar and a device; one event for all of them takes 0.04 ms and none.
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._add(
+            run, step, Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
+        )
+
+    def _add(self, run: str, step: int, summary: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer(run).add_event(Event(step=step, wall_time=time.time(), summary=summary))
+
+    def _writer(self, run: str) -> Any:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         if run not in self._writers:
             self._writers[run] = EventFileWriter(str(self.directory / run), flush_secs=5)
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
-        self._writers[run].add_event(Event(step=step, wall_time=time.time(), summary=summary))
+        return self._writers[run]
 
     def flush(self) -> None:
         for writer in self._writers.values():

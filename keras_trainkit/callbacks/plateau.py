@@ -12,9 +12,9 @@ from keras import ops
 from keras_trainkit.callbacks import optimizers
 from keras_trainkit.callbacks.steering import SteeredRate, steer
 from keras_trainkit.core import checks
+from keras_trainkit.core.better import is_higher_better
 
 MODES = ("auto", "min", "max")
-_HIGHER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "r2", "iou", "top_k", "dice")
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -147,7 +147,17 @@ class ReduceOnPlateau(keras.callbacks.Callback):
     def _steer(self) -> None:
         self._rate = steer(self.model, PlateauRate)
 
+    def get_state(self) -> dict[str, Any]:
+        """The multiplier and the counts, for `ResumableTraining`."""
+        return {"numbers": self._rate.numbers()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self._rate.change(state["numbers"])
+        if keras.backend.backend() != "tensorflow":
+            optimizers.trace_anew(self.model)
+
     def _is_better(self, value: float, best: float) -> bool:
-        name = self.monitor.removeprefix("val_")
-        higher = self.mode == "max" or (self.mode == "auto" and any(word in name for word in _HIGHER_IS_BETTER))
-        return value > best + self.min_delta if higher else value < best - self.min_delta
+        if is_higher_better(self.monitor, self.mode):
+            return value > best + self.min_delta
+        return value < best - self.min_delta

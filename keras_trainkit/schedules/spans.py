@@ -16,17 +16,26 @@ _RELATIVE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ep|run)")
 
 
 class Run(NamedTuple):
-    """The length of a run: updates in an epoch (not always a whole number, with accumulation), and epochs."""
+    """The length of a run: batches in an epoch, epochs, and from which epoch on how many batches make an update."""
 
-    updates_per_epoch: float
+    steps_per_epoch: float
     epochs: float
+    accumulation: dict[int, int]
 
     def updates(self, span: int | str) -> int:
         """A span in updates, rounded to the nearest."""
         if not isinstance(span, str):
             return span
         count, unit = _parse(span)
-        return math.floor(count * self.updates_per_epoch * (self.epochs if unit == "run" else 1) + 0.5)
+        return math.floor((count * self._until(self.epochs) if unit == "run" else self._until(count)) + 0.5)
+
+    def _until(self, epoch: float) -> float:
+        """The updates of the first epochs; not always a whole number, with accumulation."""
+        ends = [*list(self.accumulation)[1:], math.inf]
+        return sum(
+            max(min(epoch, end) - first, 0.0) * self.steps_per_epoch / batches
+            for (first, batches), end in zip(self.accumulation.items(), ends, strict=True)
+        )
 
 
 def checked_span(name: str, value: Any, at_least: int = 1) -> int | str:
@@ -62,7 +71,7 @@ def is_resolved(schedule: Any) -> bool:
     return not unresolved(schedule) and all(is_resolved(inner) for inner in _inner(schedule))
 
 
-def resolve(schedule: Any, steps_per_epoch: float, epochs: float, accumulation: int = 1) -> Any:
+def resolve(schedule: Any, steps_per_epoch: float, epochs: float, accumulation: int | dict[int, int] = 1) -> Any:
     """The schedule with every span in updates, also in the schedules inside it.
 
     `callbacks.ResolveSpans` does it when `fit` starts. Do it yourself where the length of an epoch is not known then
@@ -72,7 +81,9 @@ def resolve(schedule: Any, steps_per_epoch: float, epochs: float, accumulation: 
         schedule: the kit's, or any other, which is returned as it is.
         steps_per_epoch: batches in an epoch.
         epochs: of the whole run, those before a resumption included.
-        accumulation: batches to an update.
+        accumulation: batches to an update, or a dictionary from an epoch to the batches to an update from then on, 1
+            before the first of them. Then "10ep" is as many updates as the run's first ten epochs have, and "0.9run" is
+            0.9 of all its updates: shares of the run add up to the run, lengths in epochs need not.
 
     Returns:
         A schedule of the same kind; lengths are rounded to the nearest update, and are at least 1 where 0 is not
@@ -83,10 +94,16 @@ def resolve(schedule: Any, steps_per_epoch: float, epochs: float, accumulation: 
     >>> resolve(schedule, steps_per_epoch=50, epochs=10)
     Warmup(schedule=Cosine(initial_learning_rate=0.1, decay_steps=450, alpha=0.0, power=1.0, k_decay=1.0), steps=50, \
 initial=0.0, inner='after', shape='linear', power=2.0)
+    >>> resolve(schedules.Linear(0.1, "1run"), 50, epochs=10, accumulation={0: 1, 8: 5}).decay_steps
+    420
     """
     per_epoch = checks.number("steps_per_epoch", steps_per_epoch, above=0)
-    per_update = checks.integer("accumulation", accumulation, at_least=1)
-    return _resolved(schedule, Run(per_epoch / per_update, checks.number("epochs", epochs, above=0)))
+    given = accumulation if isinstance(accumulation, dict) else {0: accumulation}
+    per_update = {0: 1} | {
+        checks.integer("accumulation: an epoch", epoch, at_least=0): checks.integer("accumulation", count, at_least=1)
+        for epoch, count in sorted(given.items())
+    }
+    return _resolved(schedule, Run(per_epoch, checks.number("epochs", epochs, above=0), per_update))
 
 
 def _resolved(schedule: Any, run: Run) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from steps import fit, model_of
 
 from keras_trainkit import optimizers, schedules
-from keras_trainkit.callbacks import ResolveSpans, StartCooldown
+from keras_trainkit.callbacks import AccumulationSchedule, ResolveSpans, StartCooldown
 
 STABLE = schedules.WSD(1.0, warmup_steps=6)
 
@@ -54,6 +54,15 @@ def test_it_works_with_a_schedule_of_keras_and_lengths_in_epochs():
     found = fit(model_of(keras.optimizers.SGD(theirs)), BeginAt(cooldown, 12), cooldown, epochs=2)
     expected = rates(schedules.Cooldown(theirs, 12, 6, shape="linear"), range(24))
     np.testing.assert_allclose(found, expected, atol=3e-6)
+
+
+def test_lengths_in_epochs_count_the_batches_that_make_an_update_now():
+    cooldown = StartCooldown(decay_steps="2ep", shape="linear", stop=False)
+    model = model_of(optimizers.SGD(0.5, gradient_accumulation_steps=4))
+    # Updates of the epochs: 12, 12, 3, 3; it begins with the third.
+    fit(model, AccumulationSchedule({0: 1, 2: 4}), BeginAt(cooldown, 24), cooldown, epochs=4)
+    assert cooldown.started == 24
+    assert [round(float(cooldown._rate(step)), 4) for step in (24, 27, 30)] == [0.5, 0.25, 0.0]
 
 
 def test_a_file_begins_it(tmp_path):

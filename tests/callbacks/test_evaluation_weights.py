@@ -145,6 +145,7 @@ def test_an_unknown_number_of_steps():
 
 
 @every_kind
+@pytest.mark.slow
 @pytest.mark.parametrize("flush_first", [True, False])
 def test_accumulation_windows_end_on_the_training_weights(make, flush_first):
     options = {"gradient_accumulation_steps": 3}
@@ -347,6 +348,7 @@ def test_other_optimizers_are_refused():
     ],
     ids=["scaled", "scaled by Keras", "wrapped", "Keras wrapped", "Keras scaled"],
 )
+@pytest.mark.slow
 def test_through_wrappers(make, tmp_path):
     def inner(model):
         return getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -363,6 +365,7 @@ def test_through_wrappers(make, tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.slow
 def test_in_float16(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     whole, half = small_model(free()), small_model(free())

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from steps import Weight, fit, mean, model_of
 
-from keras_trainkit import optimizers, schedules
+from keras_trainkit import optimizers, regularizers, schedules
 from keras_trainkit.callbacks import HyperparameterSchedule
 from keras_trainkit.testing.contracts import assert_close, small_model
 
@@ -234,6 +234,45 @@ def test_dropout_follows_its_schedule(layer, shape):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
+def test_noise_and_the_other_dropouts_follow_too(options):
+    n, falling = 40_000, schedules.Linear(0.8, 4, 0.2)
+    kinds = {"gaussian": keras.layers.GaussianDropout, "noise": keras.layers.GaussianNoise,
+             "alpha": keras.layers.AlphaDropout}  # fmt: skip
+    inputs = keras.Input((n,))
+    made = {name: kind(0.3, name=name) for name, kind in kinds.items()}
+    weighted = Weight(1.0)(inputs)  # without a weight no update is counted
+    model = keras.Model(inputs, [layer(weighted) for layer in made.values()])
+    model.compile(optimizers.SGD(0.0), [lambda y, prediction: ops.mean(ops.square(prediction - 1), axis=-1)] * 3,
+                  **options)  # fmt: skip
+    ones = np.ones((1, n), "float32")
+    normal = RNG.normal(size=(1, n)).astype("float32")
+    drawn = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            drawn.append({name: np.array(layer(normal if name == "alpha" else ones, training=True), "float64")
+                          for name, layer in made.items()})  # fmt: skip
+
+    follow = HyperparameterSchedule(dropout=falling, noise=falling)
+    history = model.fit(ones, [ones] * 3, epochs=5, verbose=0, callbacks=[follow, Look()]).history
+    losses = {name: next(value for key, value in history.items() if key.startswith(name)) for name in kinds}
+    for step, rate in enumerate(rates(falling, 5)):
+        variances = {"gaussian": rate / (1 - rate), "noise": rate**2}
+        for name, variance in variances.items():
+            error = variance * np.sqrt(2 / n)
+            assert abs(drawn[step][name].mean() - 1) < 5 * np.sqrt(variance / n)
+            assert abs(drawn[step][name].var() - variance) < 5 * error
+            assert abs(losses[name][step] - variance) < 5 * error  # in the compiled step, too
+        kinds_value, counts = np.unique(kinds["alpha"](rate, seed=1)(normal, training=True), return_counts=True)
+        dropped = np.abs(drawn[step]["alpha"] - kinds_value[counts.argmax()]) < 1e-5
+        assert abs(dropped.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / n) + 1e-4  # and values that fall there
+        assert abs(drawn[step]["alpha"].mean()) < 5 / np.sqrt(n) and abs(drawn[step]["alpha"].var() - 1) < 0.05
+    assert [layer.get_config().get("rate", 0.3) for layer in made.values()] == [0.3] * 3
+    assert not any("call" in vars(layer) for layer in made.values()) and made["noise"].stddev == 0.3
+
+
+@pytest.mark.tensorflow
 def test_dropout_by_name_draws_whole_channels_and_none_at_inference():
     inputs = keras.Input((4, 600))
     first = keras.layers.SpatialDropout1D(0.1, name="spatial")(inputs)
@@ -269,6 +308,54 @@ def test_regularization_follows_its_schedule():
         weight -= expected[-1]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert isinstance(model.trainable_weights[0].regularizer, keras.regularizers.L2)
+
+
+PENALTIES = {
+    "elastic net": regularizers.ElasticNet(0.1),
+    "soft orthogonal": regularizers.SoftOrthogonal(0.1),
+    "srip": regularizers.SRIP(0.1),
+    "spectral norm": regularizers.SpectralNorm(0.1),
+    "hoyer": regularizers.Hoyer(0.1),
+    "group lasso": regularizers.GroupLasso(0.1),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+def test_every_penalty_on_weights_follows(penalty):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, kernel_regularizer=penalty)])
+    model.compile(optimizers.SGD(0.0), loss=lambda y, prediction: 0 * ops.mean(prediction, axis=-1))
+    full = float(penalty(model.layers[0].kernel))
+    losses = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            losses.append(logs["loss"] * (batch + 1) - sum(losses))
+
+    model.fit(X[:4], Y[:4], batch_size=1, verbose=0, callbacks=[
+        HyperparameterSchedule(regularization=schedules.Linear(0.0, 4, 2.0)), Look()])  # fmt: skip
+    np.testing.assert_allclose(np.array(losses) / full, [0.0, 0.5, 1.0, 1.5], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
+def test_activity_regularizers_follow_too_and_are_saved_as_they_are(options, tmp_path):
+    penalty = regularizers.EntropyPenalty(0.5, from_logits=True)
+    layers = [keras.layers.Dense(3, activity_regularizer=penalty), keras.layers.ActivityRegularization(l2=0.1)]
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    model.compile(optimizers.SGD(0.0), loss=lambda y, prediction: 0 * ops.mean(prediction, axis=-1), **options)
+    model(X[:8])
+    full = float(sum(model.losses))
+    file = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+    follow = HyperparameterSchedule(regularization=schedules.Linear(1.0, 4, 0.0))
+    history = model.fit(X[:8], Y[:8], batch_size=8, epochs=4, verbose=0, callbacks=[follow, file])
+    np.testing.assert_allclose(np.array(history.history["loss"]) / full, [1.0, 0.75, 0.5, 0.25], rtol=1e-5)
+    assert layers[0].activity_regularizer is penalty and "get_config" not in vars(layers[0])
+    assert model.fit(X[:8], Y[:8], verbose=0).history["loss"][0] == pytest.approx(full, rel=1e-5)
+    saved = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert [layer.get_config() for layer in saved.layers] == [layer.get_config() for layer in layers]
+    saved(X[:8])
+    assert float(sum(saved.losses)) == pytest.approx(full, rel=1e-5)
 
 
 @pytest.mark.tensorflow
@@ -339,6 +426,10 @@ def test_a_model_without_such_layers_is_an_error():
         fit(model_of(optimizers.SGD(0.1)), HyperparameterSchedule(dropout=0.1))
     with pytest.raises(ValueError, match="only in layers made with a rate above 0: the layer 'still'"):
         fit(dropping(keras.layers.Dropout(0.0, name="still"), (1,)), HyperparameterSchedule(dropout=0.1))
+    with pytest.raises(ValueError, match="`noise` finds no layer for .*The model's noise layers: none"):
+        fit(model_of(optimizers.SGD(0.1)), HyperparameterSchedule(noise={"first": 0.1}))
+    with pytest.raises(ValueError, match="made with a stddev above 0: the layer 'still'.*Received: stddev=0"):
+        fit(dropping(keras.layers.GaussianNoise(0.0, name="still"), (1,)), HyperparameterSchedule(noise=0.1))
     with pytest.raises(ValueError, match="`regularization` finds no weight with a regularizer"):
         fit(model_of(optimizers.SGD(0.1)), HyperparameterSchedule(regularization=0.1))
 
@@ -351,7 +442,7 @@ def test_bad_arguments_fail_at_construction():
 
 
 def test_the_callback_survives_its_configuration():
-    made = HyperparameterSchedule(momentum=UP, dropout={"a": 0.5, "b": UP}, regularization=0.1)
+    made = HyperparameterSchedule(momentum=UP, dropout={"a": 0.5, "b": UP}, regularization=0.1, noise={"c": UP})
     config = json.loads(json.dumps(made.get_config()))
     assert HyperparameterSchedule.from_config(config).schedules == made.schedules
 

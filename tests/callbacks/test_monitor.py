@@ -149,7 +149,7 @@ def test_samples_per_second_counts_real_samples(tmp_path, ticking):
 def odd_seconds(line, samples):
     """The whole seconds that the ticking clock gave a stretch of so many samples."""
     seconds = samples / line["samples_per_second"]
-    assert seconds == pytest.approx(round(seconds)) and 1 <= round(seconds) <= 12
+    assert seconds == pytest.approx(round(seconds)) and 1 <= round(seconds) <= 40
     return round(seconds)
 
 
@@ -406,7 +406,9 @@ def test_without_tensorboard(tmp_path):
 def test_configuration_and_copies(tmp_path):
     monitor = callbacks.TrainingMonitor(tmp_path, every=7, tensorboard=False)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(monitor))
-    assert again.get_config() == {"directory": str(tmp_path), "every": 7, "tensorboard": False}
+    config = {name: value for name, value in again.get_config().items() if value}
+    assert config == {"directory": str(tmp_path), "every": 7}
+    assert again.get_config() == monitor.get_config()
     used = fit(make_model(optimizers.SGD(0.01)), tmp_path)
     assert copy.deepcopy(monitor).every == 7 and used.directory == str(tmp_path)
 

@@ -13,13 +13,13 @@ from keras_trainkit import callbacks, optimizers
 from keras_trainkit.callbacks import counting, progress
 
 
-def fit(console, epochs=3, validation=True, every=0.25, batches=8, **arguments):
+def fit(console, epochs=3, validation=True, every=0.25, batches=8, line_every=60.0, **arguments):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile(optimizers.SGD(0.025), "mse", metrics=["mae"])
     x = np.random.default_rng(0).normal(size=(batches * 8, 4)).astype("float32")
     y = x[:, :1]
-    shown = callbacks.Progress(console, every)
+    shown = callbacks.Progress(console, every, line_every)
     if validation:
         arguments["validation_data"] = (x[:8], y[:8])
     model.fit(x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=[shown], **arguments)
@@ -55,6 +55,27 @@ def test_a_pipe_gets_one_plain_line_per_epoch():
 def test_standard_output_is_the_default(capsys):
     fit(None, epochs=1, validation=False)
     assert re.fullmatch(r"epoch 1/1  loss .*\n", capsys.readouterr().out)
+
+
+def test_colours_that_a_variable_asks_for_stay_out_of_a_pipe(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    fit(None, epochs=2, every=1e-9)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and len(out.splitlines()) == 2
+
+
+def test_long_epochs_leave_lines_in_a_log():
+    out = io.StringIO()
+    fit(Console(file=out, width=40), epochs=1, line_every=1e-9)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 8 and "\x1b" not in out.getvalue()
+    assert re.fullmatch(
+        r"epoch 1/1  step 4/8  loss \S+  mae \S+  lr 0\.025  ([\d,]+ samples/s  )?\d+ s left in the epoch", lines[3]
+    )
+    out = io.StringIO()
+    fit(Console(file=out), epochs=1, line_every=None)
+    assert len(out.getvalue().splitlines()) == 1
 
 
 def test_a_terminal_gets_bars_and_a_line_per_epoch():
@@ -141,6 +162,9 @@ def test_configuration_and_copies():
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(shown))
     assert again.every == 2.0 and again.console is None
     assert copy.deepcopy(shown).every == 2.0
+    assert again.get_config() == {"every": 2.0, "line_every": 60.0}
+    with pytest.raises(ValueError, match=r"`line_every` must be a number above 0\. Received: line_every=0"):
+        callbacks.Progress(line_every=0)
     with pytest.raises(ValueError, match=r"`every` must be a number above 0\. Received: every=0"):
         callbacks.Progress(every=0)
 

@@ -6,7 +6,7 @@ import pytest
 from steps import ONES, fit, model_of
 
 from keras_trainkit import data, optimizers, schedules
-from keras_trainkit.callbacks import ReduceOnPlateau, ResolveSpans
+from keras_trainkit.callbacks import AccumulationSchedule, HyperparameterSchedule, ReduceOnPlateau, ResolveSpans
 
 SPELLED = schedules.Warmup(schedules.Cosine(1.0, "0.75run"), "1ep")
 PLAIN = schedules.Warmup(schedules.Cosine(1.0, 36), 12)
@@ -63,6 +63,27 @@ def test_lengths_count_updates_where_the_kit_accumulates():
     np.testing.assert_array_equal(found[::2], 0)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_lengths_count_updates_while_the_batches_to_an_update_change(last):
+    growing = AccumulationSchedule({0: 1, 1: 4, 3: 2})  # updates of the epochs: 12, 3, 3, 6
+    model = model_of(optimizers.SGD(schedules.Linear(1.0, "1run"), gradient_accumulation_steps=4))
+    values = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            values.append(follow.values()["weight_decay"])
+
+    follow = HyperparameterSchedule(weight_decay=schedules.Linear(0.0, "2ep", 1e-9))  # 15 updates
+    callbacks = [ResolveSpans(), follow, Look()]
+    found = fit(model, *[*callbacks, growing] if last else [growing, *callbacks], epochs=4)
+    np.testing.assert_allclose(found[found != 0], rates(schedules.Linear(1.0, 24), range(24)), atol=2e-6)
+    assert values[11] == pytest.approx(11 / 15 * 1e-9, rel=1e-5) and values[-1] == pytest.approx(1e-9)
+    # Without the callback it is counted as the optimizer does now.
+    again = HyperparameterSchedule(weight_decay=schedules.Linear(0.0, "1run", 1e-9))
+    fit(model, again, keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: values.append(again._following)))
+    assert values[-1]["weight_decay"].decay_steps == 6
+
+
 def test_a_steered_and_a_batch_rate_are_resolved_inside():
     model = model_of(optimizers.SGD(SPELLED))
     found = fit(model, ReduceOnPlateau("loss"), ResolveSpans(), epochs=4)
@@ -105,6 +126,9 @@ def test_resolve_goes_into_lists_and_leaves_foreign_schedules_alone():
     assert schedules.resolve(schedules.MultiStep(1.0, ["0.5run", "0.75run"]), 10, 2).milestones == [10, 15]
     with pytest.raises(ValueError, match="`epochs` must be a number above 0"):
         schedules.resolve(SPELLED, 12, 0)
+    for wrong in (0, {0: 0}, {-1: 2}):
+        with pytest.raises(ValueError, match="`accumulation"):
+            schedules.resolve(SPELLED, 12, 4, wrong)
 
 
 def test_the_callback_survives_its_configuration():

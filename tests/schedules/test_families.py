@@ -246,6 +246,21 @@ def test_step_and_exponential_equal_keras():
     assert [float(schedules.Piecewise([4], [1.0, 0.5])(step)) for step in (3, 4, 5)] == [1.0, 0.5, 0.5]
 
 
+def test_one_cycles_of_optax_in_other_words():
+    known = golden()
+    linear = Sequence([Linear(0.04, 6, 1.0), Linear(1.0, 11, 0.04), Linear(0.04, 3, 4e-6)], [6, 11])
+    for kind, schedule in (("linear", linear), ("cosine", OneCycle(1.0, 21, 1 / 3))):
+        expected = np.array(known[f"optax/{kind}_onecycle(20,1)"]["lr"])
+        np.testing.assert_allclose(values(schedule, len(expected)), expected, rtol=1e-6, atol=2e-7)
+
+
+def test_every_golden_value_is_compared_somewhere():
+    source = "".join((Path(__file__).parent / name).read_text() for name in ("test_families.py", "test_schedules.py"))
+    built = {name for name, _, _ in FOREIGN} | {WSD_NAME.format(shape) for shape in ("linear", "1-sqrt", "1-square")}
+    built |= {f"optax/{kind}_onecycle(20,1)" for kind in ("linear", "cosine")}
+    assert [name for name in golden() if name not in built and name not in source] == []
+
+
 # -- names
 
 

@@ -1,6 +1,8 @@
 """What holds for schedules of any arguments: finite, within bounds, without jumps where there should be none."""
 
 import json
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -27,6 +29,11 @@ class Known:
 def families(draw):
     kind = draw(st.sampled_from(sorted(MAKERS)))
     return MAKERS[kind](draw)
+
+
+def constant(draw):
+    a = draw(rates)
+    return Known(s.Constant(a), a, a, 0, a, 0)
 
 
 def linear(draw):
@@ -111,7 +118,11 @@ def warmup(draw):
 def joined(draw):
     first, last, length = MAKERS["wsd"](draw), MAKERS["cosine"](draw), draw(lengths)
     low, high = min(first.low, last.low), max(first.high, last.high)
-    kind = draw(st.integers(0, 4))
+    kind = draw(st.integers(0, 5))
+    if kind == 5:
+        times = draw(st.integers(1, 3))
+        again = s.Repeat(last.schedule, length, times)
+        return Known(again, last.low, last.high, end=float(last.schedule(length)), at=times * length)
     if kind == 0:
         return Known(s.Sequence([first.schedule, last.schedule], [length]), low, high, None, last.end, length + last.at)
     if kind == 1:
@@ -127,6 +138,7 @@ def joined(draw):
 
 
 MAKERS = {
+    "constant": constant,
     "linear": linear,
     "polynomial": polynomial,
     "exponential": exponential,
@@ -140,6 +152,11 @@ MAKERS = {
     "warmup": warmup,
     "joined": joined,
 }
+
+
+def test_every_schedule_is_among_them():
+    made = set(re.findall(r"\bs\.([A-Z]\w+)\(", Path(__file__).read_text()))
+    assert {name.lower() for name in made} | {"onecyclemomentum"} == set(s.list())  # that is `momentum()` of another
 
 
 @given(families())
