@@ -13,18 +13,22 @@ from typing import Any
 from keras_trainkit._version import __version__
 
 _SUBPACKAGES = [
+    "averaging",
     "callbacks",
     "core",
     "data",
     "distribution",
     "finders",
+    "guards",
     "initializers",
     "layers",
     "optimizers",
     "precision",
+    "pruning",
     "recipes",
     "regularizers",
     "reporting",
+    "resuming",
     "schedules",
     "testing",
     "training",

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from keras_trainkit._version import __version__
-from keras_trainkit.cli import doctor, launch, listing, plot_schedule, train
+from keras_trainkit.cli import (
+    autopsy,
+    compare,
+    doctor,
+    launch,
+    listing,
+    lr_find,
+    plot_schedule,
+    report,
+    resume,
+    train,
+)
 from keras_trainkit.cli.errors import BAD_INPUT, COMPLETED, FAILED, INTERRUPTED, BadInput
 from keras_trainkit.core import checks
 
@@ -55,7 +66,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (train, launch, listing, plot_schedule, doctor):
+    for command in (train, resume, lr_find, report, compare, autopsy, launch, listing, plot_schedule, doctor):
         command.add_to(commands)
     return parser
 

@@ -33,7 +33,8 @@ examples:
   keras-trainkit train --data houses.csv.gz --target price --epochs 30
   keras-trainkit train --data images.npz --model nets:build --config recipe.json
 
-Options override the keys of the recipe file. Ctrl-C stops after the step at hand; what was reached is kept."""
+Options override the keys of the recipe file. Ctrl-C stops after the step at hand; what was reached is kept, and
+'keras-trainkit resume RUN' goes on."""
 
 
 def add_to(commands: Any) -> None:
@@ -45,6 +46,27 @@ def add_to(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_recipe_options(parser)
+    where = parser.add_argument_group("where to, and what to show")
+    where.add_argument("--run-dir", metavar="DIR", help="the run directory (default: runs/NAME-NUMBER)")
+    where.add_argument(
+        "--save-every",
+        metavar="SPAN",
+        default="10min",
+        type=_span_or_none,
+        help="how often to save the state that 'keras-trainkit resume' goes on from, such as 10min, 1ep or a number "
+        "of steps, or 'none' (default 10min)",
+    )
+    where.add_argument("--overwrite", action="store_true", help="replace the run that is in the run directory")
+    where.add_argument(
+        "--json", action="store_true", help="print the result as JSON, and nothing else, to standard output"
+    )
+    where.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(function=run, parser=parser)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each key of a recipe, and `--config`."""
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
     def option(group: Any, name: str, text: str, metavar: str | None = None, **settings: Any) -> None:
@@ -90,14 +112,6 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="a recipe of these options in JSON or YAML, or a run's recipe.json"
     )
-    where = parser.add_argument_group("where to, and what to show")
-    where.add_argument("--run-dir", metavar="DIR", help="the run directory (default: runs/NAME-NUMBER)")
-    where.add_argument("--overwrite", action="store_true", help="replace the run that is in the run directory")
-    where.add_argument(
-        "--json", action="store_true", help="print the result as JSON, and nothing else, to standard output"
-    )
-    where.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.set_defaults(function=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,6 +157,7 @@ def train(recipe: Recipe, arguments: argparse.Namespace) -> Result:
         dataset=dataset,
         overwrite=arguments.overwrite,
         progress=not arguments.quiet,
+        save_every=arguments.save_every,
     )
 
 
@@ -159,7 +174,9 @@ def make_console(to_stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if to_stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 200)
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    return Console(file=stream, highlight=False, force_terminal=False, width=200)
 
 
 def show(result: Result) -> None:
@@ -207,6 +224,19 @@ def rows(result: Result) -> list[tuple[str, str]]:
         ("Files", result.run_directory),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _span_or_none(text: str) -> int | str | None:
+    from keras_trainkit.resuming import occasions
+
+    if text.lower() == "none":
+        return None
+    span = int(text) if text.isdigit() else text
+    try:
+        occasions.parse(span)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return span
 
 
 def _number_or_none(text: str) -> float | None:

@@ -12,14 +12,19 @@ from keras_trainkit.recipes.recipe import Recipe
 from keras_trainkit.recipes.result import Result
 
 if TYPE_CHECKING:
-    from keras_trainkit.recipes.runner import run
+    from keras_trainkit.recipes.rate_search import find_learning_rate
+    from keras_trainkit.recipes.runner import resume, run
 
-__all__ = ["Recipe", "RecipeError", "Result", "run"]
+__all__ = ["Recipe", "RecipeError", "Result", "find_learning_rate", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from keras_trainkit.recipes.runner import run
+    if name in ("resume", "run"):
+        from keras_trainkit.recipes import runner
 
-        return run
+        return getattr(runner, name)
+    if name == "find_learning_rate":
+        from keras_trainkit.recipes import rate_search
+
+        return rate_search.find_learning_rate
     raise AttributeError(f"module 'keras_trainkit.recipes' has no attribute {name!r}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_HEAD = re.compile(r'.*?:\n\s+r?""".*?"""', re.DOTALL)
 KINDS = (
     "optimizers",
     "transforms",
@@ -19,8 +21,14 @@ KINDS = (
     "layers",
     "callbacks",
     "precision",
+    "pruning",
     "distribution",
     "training",
+    "data",
+    "finders",
+    "recipes",
+    "reporting",
+    "resuming",
 )
 
 
@@ -82,7 +90,7 @@ def own_rate(optimizer: str) -> float:
     >>> own_rate("lion"), own_rate("prodigy")
     (0.0001, 1.0)
     """
-    node = _definition(_optimizer(optimizer).name, _PACKAGE / "optimizers" / "__init__.py")
+    node = _definition(_optimizer(optimizer).name, _PACKAGE / "optimizers" / "__init__.py", whole=True)
     initializer = next(each for each in ast.walk(node) if getattr(each, "name", "") == "__init__") if node else None
     if not isinstance(initializer, ast.FunctionDef):
         raise ValueError(f"the source of {optimizer} has no __init__")
@@ -98,23 +106,34 @@ def _optimizer(name: str) -> Part:
 @cache
 def _of_kind(kind: str) -> tuple[Part, ...]:
     init = _PACKAGE / kind / "__init__.py"
-    nodes = [node for name in _public(_parse(init)) if (node := _definition(name, init)) is not None]
-    if kind == "optimizers":
-        nodes = [node for node in nodes if _is_named_optimizer(node)]
-    found = [Part(kind, node.name, isinstance(node, ast.ClassDef), _summary(node), _info(node)) for node in nodes]
+    whole = kind == "optimizers"
+    nodes = {name: node for name in _public(_parse(init)) if (node := _definition(name, init, whole)) is not None}
+    if whole:
+        nodes = {name: node for name, node in nodes.items() if _is_named_optimizer(node)}
+    found = [
+        Part(kind, name, isinstance(node, ast.ClassDef), _summary(node), _info(node)) for name, node in nodes.items()
+    ]
     return tuple(sorted(found, key=lambda part: (not part.is_class, part.name.lower())))
 
 
-def _definition(name: str, file: Path) -> ast.ClassDef | ast.FunctionDef | None:
-    """Where a name comes from, through imports inside the kit; None if it is neither a class nor a function."""
+def _definition(name: str, file: Path, whole: bool = False) -> ast.ClassDef | ast.FunctionDef | None:
+    """Where a name comes from, through imports inside the kit; None if it is neither a class nor a function.
+
+    Unless it is wanted whole, it ends with its docstring: to parse all of every file takes longer than all else.
+    """
+    begin = None if whole else re.search(rf"^(class|def) {name}\b", _text(file), re.MULTILINE)
+    head = None if begin is None else _HEAD.match(_text(file), begin.start())
+    if head is not None:
+        return ast.parse(head.group()).body[0]  # type: ignore[return-value]
     for node in _statements(_parse(file)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return node
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and ast.unparse(node.targets[0]) == name:
+            return _definition(node.value.id, file, whole)  # another name for it
         if isinstance(node, ast.ImportFrom):
-            source = _source(node, file)
-            for alias in node.names if source is not None else []:
-                if source is not None and (alias.asname or alias.name) == name:
-                    return _definition(alias.name, source)
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and (source := _source(node.module, node.level, file)):
+                    return _definition(alias.name, source, whole)
     return None
 
 
@@ -128,9 +147,10 @@ def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
     return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
 
 
-def _source(node: ast.ImportFrom, file: Path) -> Path | None:
-    steps = (node.module or "").split(".")
-    if node.level == 1:
+@cache
+def _source(module: str | None, level: int, file: Path) -> Path | None:
+    steps = (module or "").split(".")
+    if level == 1:
         path = file.parent.joinpath(*steps)
     elif steps[0] == _PACKAGE.name:
         path = _PACKAGE.joinpath(*steps[1:])
@@ -160,7 +180,7 @@ def _info(node: ast.ClassDef | ast.FunctionDef) -> dict[str, Any] | None:
     call = _assigned(node.body, "info")
     if not isinstance(call, ast.Call):
         return None
-    fields = _definition("Info", _PACKAGE / "optimizers" / "metadata.py")
+    fields = _definition("Info", _PACKAGE / "optimizers" / "metadata.py", whole=True)
     declared = [line for line in fields.body if isinstance(line, ast.AnnAssign)] if fields is not None else []
     known = {ast.unparse(line.target): ast.literal_eval(line.value) for line in declared if line.value is not None}
     return known | {str(argument.arg): ast.literal_eval(argument.value) for argument in call.keywords}
@@ -175,4 +195,9 @@ def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
 
 @cache
 def _parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return ast.parse(_text(path), filename=str(path))
+
+
+@cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

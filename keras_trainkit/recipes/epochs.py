@@ -26,24 +26,34 @@ class Stopwatch(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.steps = 0
         self._before_epoch = 0
+        self._untimed = 0  # steps of an earlier process
         self._seconds = 0.0
         self._timed_since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the clock, but for the very first step."""
         self._before_epoch = self.steps
-        self._timed_since = time.perf_counter() if self.steps else None
+        self._timed_since = time.perf_counter() if self.steps > self._untimed else None
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Counts the steps before this one."""
         self.steps = self._before_epoch + batch
-        if self._timed_since is None and self.steps:
+        if self._timed_since is None and self.steps > self._untimed:
             self._timed_since = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Counts the epoch's last step and stops the clock."""
         self.steps = self._before_epoch + self.params["steps"]
         self._seconds, self._timed_since = self.seconds, None
+
+    def get_state(self) -> dict[str, Any]:
+        """The steps, for `ResumableTraining`; time counts from the start of the process."""
+        return {"steps": self.steps, "before_epoch": self._before_epoch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.steps, self._before_epoch = state["steps"], state["before_epoch"]
+        self._untimed = self.steps
 
     @property
     def seconds(self) -> float:
@@ -53,8 +63,9 @@ class Stopwatch(keras.callbacks.Callback):
 
     @property
     def samples_per_second(self) -> float | None:
-        """Examples trained on per second of training; None before the second step."""
-        return (self.steps - 1) * self.batch_size / self.seconds if self.steps > 1 else None
+        """Examples trained on per second of training; None before the second step of this process."""
+        timed = self.steps - self._untimed - 1
+        return timed * self.batch_size / self.seconds if timed > 0 else None
 
 
 class Validation(keras.callbacks.Callback):
@@ -108,6 +119,19 @@ class KeepBest(keras.callbacks.Callback):
         self._score, self._weights = score, self.weights_of.get_weights()
         self.best = {"metric": self.metric, "value": value, "epoch": epoch + 1}
 
+    def get_state(self) -> dict[str, Any]:
+        """The best epoch so far and its weights, for `ResumableTraining`."""
+        found = {"best": self.best, "epochs_completed": self.epochs_completed}
+        return {**found, "score": self._score, "weights": self._weights}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`; also the file is that of the best epoch so far."""
+        self.best, self.epochs_completed = state["best"], state["epochs_completed"]
+        self._score, self._weights = state["score"], state["weights"]
+        if self._weights:
+            self.restore()
+            save(self.saved, self.path)
+
     def restore(self) -> None:
         """Puts the best weights back into the measured model."""
         self.weights_of.set_weights(self._weights)
@@ -122,6 +146,14 @@ class StopIfDiverged(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.error: str | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """What was wrong, for `ResumableTraining`."""
+        return {"error": self.error}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.error = state["error"]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Looks at the losses."""

@@ -136,3 +136,14 @@ def _as_recipe_error(prefix: str = "") -> Iterator[None]:
         yield
     except (TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(prefix + " ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """The recipe's precision as Keras's policy for layers that are made inside."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision.policy(name))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)

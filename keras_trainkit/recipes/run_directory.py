@@ -14,7 +14,8 @@ from keras_trainkit.recipes.errors import RecipeError
 
 RECIPE, ENVIRONMENT, RESULT = "recipe.json", "environment.json", "result.json"
 METRICS, EVENTS, MODEL, REPORT = "metrics.jsonl", "tensorboard", "model.keras", "report.html"
-CONTENTS = (RECIPE, ENVIRONMENT, RESULT, METRICS, EVENTS, MODEL, REPORT)
+STATES = "resume"
+CONTENTS = (RECIPE, ENVIRONMENT, RESULT, METRICS, EVENTS, MODEL, REPORT, STATES)
 PARENT = "runs"
 
 
@@ -58,6 +59,19 @@ def create(name: str, requested: str | Path | None = None, overwrite: bool = Fal
     except OSError as error:
         raise RecipeError(f"the run directory {path} cannot be made: {error.strerror}") from None
     return path
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What the recipe.json of a run says.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    try:
+        facts = json.loads((path / RECIPE).read_text(encoding="utf-8"))
+        return {**facts, "recipe": dict(facts["recipe"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise RecipeError(f"{path} is not the directory of a run: it has no {RECIPE} that can be read") from None
 
 
 def is_run_directory(path: Path) -> bool:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 from rich.console import Console
 
-from keras_trainkit import precision, reporting
-from keras_trainkit.callbacks import EvaluationWeights, Progress, TrainingMonitor
+from keras_trainkit import reporting
+from keras_trainkit.callbacks import EvaluationWeights, Progress, ResumableTraining, TrainingMonitor
 from keras_trainkit.data import Batches, Dataset
 from keras_trainkit.recipes import environment, run_directory
 from keras_trainkit.recipes.epochs import KeepBest, StopIfDiverged, Stopwatch, Validation
+from keras_trainkit.recipes.errors import RecipeError
 from keras_trainkit.recipes.evaluation import Evaluator
 from keras_trainkit.recipes.interruption import Interruption, StopWhenRequested
-from keras_trainkit.recipes.preparation import Job, prepare
+from keras_trainkit.recipes.preparation import Job, dtype_policy, prepare
 from keras_trainkit.recipes.recipe import Recipe
 from keras_trainkit.recipes.result import Result
 
@@ -35,12 +35,15 @@ def run(
     dataset: Dataset | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    save_every: int | str | None = "10min",
 ) -> Result:
     """Trains as the recipe says, validates after each epoch, tests the best model, and writes the run directory.
 
     The directory holds recipe.json, environment.json, metrics.jsonl (one line per logged step and per epoch),
     tensorboard/, model.keras (the best model, from raw values to predictions), result.json and report.html.
     Everything is checked before it is made: after an error about data, model or recipe there is no directory.
+
+    A run that is killed goes on with `resume`. On SIGTERM and SIGUSR1 its state is saved, and the process exits with 0.
 
     The first Ctrl-C ends training after the step at hand: the status is then "interrupted", and the directory tells of
     the epochs so far, with the best model of them. A second one does not wait for the step.
@@ -53,6 +56,7 @@ def run(
         dataset: the recipe's data, if it has been loaded already.
         overwrite: replace the run in `directory`, if there is one.
         progress: whether to show a progress display.
+        save_every: how often to save the state of the run, as in `callbacks.ResumableTraining`; None for never.
 
     Returns:
         The `Result`; its `status` is "completed", "interrupted", or "failed" if the loss became infinite or NaN.
@@ -60,11 +64,65 @@ def run(
     Raises:
         RecipeError, keras_trainkit.data.DataError: what is wrong, in one line; nothing has been written then.
     """
-    began, started = time.perf_counter(), environment.now()
     run_directory.choose(recipe.name, directory, overwrite)
-    with _dtype_policy(recipe.precision):
-        job = prepare(recipe, dataset)
+
+    def place(job: Job) -> Path:
         path = run_directory.create(recipe.name, directory, overwrite)
+        facts = {"recipe": recipe.to_dict(), "resolved": job.describe(), "save_every": save_every}
+        run_directory.write_json(path / run_directory.RECIPE, facts)
+        return path
+
+    return _carry_out(recipe, place, [*callbacks], console, dataset, progress, save_every)
+
+
+def resume(
+    directory: str | Path,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    console: Console | None = None,
+    *,
+    dataset: Dataset | None = None,
+    progress: bool = True,
+) -> Result:
+    """Goes on with a run that was killed or interrupted, from its last saved state to the end of its recipe.
+
+    It ends as the uninterrupted run would have: with the same weights, metrics and best model. A run that has ended
+    already is only measured once more.
+
+    Args:
+        directory: that of the run.
+        callbacks: those that `run` was given.
+        console: as for `run`.
+        dataset: the recipe's data, if it has been loaded already.
+        progress: as for `run`.
+
+    Returns:
+        The `Result`, as `run` does; its times are those of this process.
+
+    Raises:
+        RecipeError, keras_trainkit.data.DataError: it is no directory of a run, or the run saved no states.
+    """
+    path = Path(directory)
+    facts = run_directory.read_recipe(path)
+    save_every = facts.get("save_every")
+    if save_every is None:
+        raise RecipeError(f"the run {path} saved no states, so it cannot be resumed")
+    recipe = Recipe.from_dict(facts["recipe"])
+    return _carry_out(recipe, lambda job: path, [*callbacks], console, dataset, progress, save_every)
+
+
+def _carry_out(
+    recipe: Recipe,
+    place: Callable[[Job], Path],
+    callbacks: list[keras.callbacks.Callback],
+    console: Console | None,
+    dataset: Dataset | None,
+    progress: bool,
+    save_every: int | str | None,
+) -> Result:
+    began, started = time.perf_counter(), environment.now()
+    with dtype_policy(recipe.precision):
+        job = prepare(recipe, dataset)
+        path = place(job)
         result = Result(
             status="failed",
             name=recipe.name,
@@ -75,8 +133,6 @@ def run(
             train_examples=len(job.dataset.train[0]),
             test_examples=len(job.dataset.test[0]),
         )
-        facts = {"recipe": recipe.to_dict(), "resolved": job.describe()}
-        run_directory.write_json(path / run_directory.RECIPE, facts)
         around = {
             "versions": environment.versions(),
             "machine": environment.machine(),
@@ -90,9 +146,10 @@ def run(
         if progress:
             console.print(job.headline(), soft_wrap=True, markup=False)
         try:
-            with Interruption() as interruption:
-                _train(job, path, result, [*callbacks], interruption, Progress(console=console) if progress else None)
-        except KeyboardInterrupt:
+            with Interruption() as interruption, _saving(path, save_every) as saving:
+                shown = Progress(console=console) if progress else None
+                _train(job, path, result, [*callbacks, *saving], interruption, shown)
+        except (KeyboardInterrupt, SystemExit):
             result.status = "interrupted"
             raise
         except BaseException as error:
@@ -120,7 +177,10 @@ def _train(
     stopwatch, diverged = Stopwatch(recipe.batch_size), StopIfDiverged()
     metric = "val_accuracy" if by_accuracy else "val_loss"
     best = KeepBest(job.twin, job.complete, path / run_directory.MODEL, metric, by_accuracy)
-    shown: list[keras.callbacks.Callback] = [TrainingMonitor(path), *([progress] if progress is not None else [])]
+    shown: list[keras.callbacks.Callback] = [
+        TrainingMonitor(path, recipe=recipe.to_dict()),
+        *([progress] if progress is not None else []),
+    ]
     try:
         job.trained.fit(
             Batches(*job.dataset.train, batch_size=recipe.batch_size, seed=recipe.seed, endless=True),
@@ -166,10 +226,11 @@ def _evaluation_weights(job: Job) -> list[keras.callbacks.Callback]:
 
 
 @contextlib.contextmanager
-def _dtype_policy(name: str) -> Any:
-    previous = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision.policy(name))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(previous)
+def _saving(path: Path, save_every: int | str | None) -> Iterator[list[keras.callbacks.Callback]]:
+    """The callback that saves the state of the run, if it is to be saved."""
+    if save_every is None:
+        yield []
+        return
+    callback = ResumableTraining(path / run_directory.STATES, save_every)
+    with contextlib.closing(callback):
+        yield [callback]

@@ -1,6 +1,8 @@
-"""Reporting: what a run did, read from its directory, as plain values and as one HTML file."""
+"""Reporting: what a run did, read from its directory, as plain values, as pictures and as HTML files."""
 
+from keras_trainkit.reporting.comparing import Comparison, Metric, compare
 from keras_trainkit.reporting.page import report
+from keras_trainkit.reporting.plotting import plot
 from keras_trainkit.reporting.reading import Run, read_run
 
-__all__ = ["Run", "read_run", "report"]
+__all__ = ["Comparison", "Metric", "Run", "compare", "plot", "read_run", "report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def charts(run: Run) -> list[Chart]:
     scale = column(run.steps, "loss_scale")
     lines = [Series("loss scale", steps, scale)]
     found.append(Chart("Loss scale", "of float16 gradients", lines, "powers of 2"))
-    return [chart for chart in found if any(np.isfinite(line.y).any() for line in chart.lines)]
+    known = [chart for chart in found if any(np.isfinite(line.y).any() for line in chart.lines)]
+    return [dataclasses.replace(chart, axis=run.axis) for chart in known]
 
 
 def _loss(run: Run, steps: np.ndarray, epochs: np.ndarray, best: float | None) -> Chart:

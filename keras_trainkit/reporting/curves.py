@@ -10,6 +10,8 @@ import numpy as np
 
 MOST_POINTS = 1200
 TRAIN, VALIDATION, MUTED = "#2563a8", "#d9601a", "#86abd2"
+RUNS = (TRAIN, VALIDATION, "#3f8f4f", "#8a4fa3", "#b3872a", "#c2437b", "#2a9d9d", "#4a5361")
+"""Colours of runs that are drawn together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Chart:
         scale: of the vertical axis, "linear", "log" or "powers of 2".
         best: x of the epoch that was kept, marked with a line.
         from_zero: a linear axis begins at 0.
+        axis: what is counted along the horizontal axis.
     """
 
     title: str
@@ -50,6 +53,7 @@ class Chart:
     scale: str = "linear"
     best: float | None = None
     from_zero: bool = False
+    axis: str = "update"
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -100,58 +104,80 @@ def draw(chart: Chart) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogFormatterMathtext, LogLocator, NullLocator
 
     style: Any = {"svg.hashsalt": chart.title, "font.size": 9.5}
     with rc_context(style):
         figure = Figure(figsize=(5.3, 2.75), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        for line in chart.lines:
-            x, y = thin(line.x, line.y)
-            few = line.marks and len(x) <= 60
-            axes.plot(
-                x, y,
-                color=line.color,
-                linewidth=0.8 if line.faint else 1.7,
-                alpha=0.55 if line.faint else 1.0,
-                marker="o" if few else None,
-                markersize=3.2,
-                label=line.label,
-                zorder=1 if line.faint else 3,
-                solid_joinstyle="round",
-            )  # fmt: skip
-        if chart.best is not None:
-            axes.axvline(chart.best, color="#5b8c3a", linewidth=1, linestyle=(0, (4, 3)), label="kept model", zorder=2)
-        if chart.scale == "powers of 2":
-            axes.set_yscale("log", base=2)
-        elif chart.scale == "log":
-            axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            if high / low < 2000:
-                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 120 else (1.0, 3.0)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            else:
-                axes.yaxis.set_major_formatter(LogFormatterMathtext())
-            axes.yaxis.set_minor_locator(NullLocator())
-        else:
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useMathText=True)
-            if chart.from_zero:
-                axes.set_ylim(bottom=0)
-        if axes.get_xlim()[1] >= 20000:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("update")
-        axes.margins(x=0.015)
-        axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color("#b9c0ca")
-        axes.tick_params(color="#b9c0ca", labelcolor="#4a5361")
-        axes.xaxis.label.set_color("#4a5361")
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            axes.legend(frameon=False, fontsize=8.5, labelcolor="#333a45", handlelength=1.6)
+        draw_into(figure.add_subplot(), chart)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def draw_together(charts: list[Chart], columns: int = 2) -> Any:
+    """All charts in one `matplotlib.figure.Figure`, with their titles."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, len(charts)))
+    rows = max(1, -(-len(charts) // columns))
+    style: Any = {"font.size": 9.5}
+    with rc_context(style):
+        figure = Figure(figsize=(5.3 * columns, 3.0 * rows), layout="constrained")
+        for number, chart in enumerate(charts, 1):
+            axes = figure.add_subplot(rows, columns, number)
+            draw_into(axes, chart)
+            axes.set_title(chart.title, loc="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def draw_into(axes: Any, chart: Chart) -> None:
+    """Draws the chart, without its title, into axes of matplotlib's."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogFormatterMathtext, LogLocator, NullLocator
+
+    for line in chart.lines:
+        x, y = thin(line.x, line.y)
+        few = line.marks and len(x) <= 60
+        axes.plot(
+            x, y,
+            color=line.color,
+            linewidth=0.8 if line.faint else 1.7,
+            alpha=0.55 if line.faint else 1.0,
+            marker="o" if few else None,
+            markersize=3.2,
+            label=line.label,
+            zorder=1 if line.faint else 3,
+            solid_joinstyle="round",
+        )  # fmt: skip
+    if chart.best is not None:
+        axes.axvline(chart.best, color="#5b8c3a", linewidth=1, linestyle=(0, (4, 3)), label="kept model", zorder=2)
+    if chart.scale == "powers of 2":
+        axes.set_yscale("log", base=2)
+    elif chart.scale == "log":
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high / low < 2000:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 120 else (1.0, 3.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes.yaxis.set_major_formatter(LogFormatterMathtext())
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useMathText=True)
+        if chart.from_zero:
+            axes.set_ylim(bottom=0)
+    if axes.get_xlim()[1] >= 20000:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(chart.axis)
+    axes.margins(x=0.015)
+    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#b9c0ca")
+    axes.tick_params(color="#b9c0ca", labelcolor="#4a5361")
+    axes.xaxis.label.set_color("#4a5361")
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor="#333a45", handlelength=1.6)

@@ -12,7 +12,7 @@ from typing import Any
 from keras_trainkit._version import __version__
 from keras_trainkit.reporting.charts import charts, metric_names, title
 from keras_trainkit.reporting.curves import Chart, draw
-from keras_trainkit.reporting.reading import Run, read_run
+from keras_trainkit.reporting.reading import Run, run_of
 
 REPORT = "report.html"
 VERDICTS = {
@@ -23,41 +23,46 @@ VERDICTS = {
 }
 
 
-def report(run_directory: str | os.PathLike[str]) -> Path:
-    """Writes `report.html` into a run directory: curves, tables, recipe and environment, to be opened offline.
+def report(run: Any, file: str | os.PathLike[str] | None = None) -> Path:
+    """Writes the report of a run, one HTML file: curves, tables, recipe and environment, to be opened offline.
 
     Files that are missing or cut short leave gaps, and the report says so.
 
     Args:
-        run_directory: the directory that `recipes.run` or a `TrainingMonitor` wrote to.
+        run: the directory that `recipes.run`, `keras-trainkit train` or a `TrainingMonitor` wrote to; a
+            `metrics.jsonl`; or what `fit` returned.
+        file: where the page goes; `report.html` in the run's directory, or in the working directory for what `fit`
+            returned, when left out.
 
     Returns:
         The path of the report.
 
     Raises:
         FileNotFoundError: there is no run.
+        TypeError, ValueError: for what is no run.
+
+    >>> import tempfile
+    >>> path = report({"loss": [0.9, 0.5, 0.4]}, tempfile.mkdtemp() + "/first.html")
+    >>> path.name, path.read_text(encoding="utf-8")[:15]
+    ('first.html', '<!doctype html>')
     """
-    run = read_run(run_directory)
-    path = run.directory / REPORT
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(render(run), encoding="utf-8")
-    partial.replace(path)
+    found = run_of(run)
+    path = (Path() if found.axis == "epoch" else found.directory) / REPORT if file is None else Path(file)
+    write(path, render(found))
     return path
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a page whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def render(run: Run) -> str:
     """The report as HTML text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("keras_trainkit.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shown"] = shown
-    return environment.get_template(REPORT).render(
+    return rendered(
+        REPORT,
         run=run,
         verdict=verdict(run),
         notices=[text for text in (not_finite(run), " ".join(run.problems)) if text],
@@ -72,8 +77,22 @@ def render(run: Run) -> str:
             ("Files", files(run.directory)),
         ],
         subtitle=subtitle(run),
-        version=__version__,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """One of the templates as HTML text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("keras_trainkit.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    return environment.get_template(template).render(version=__version__, **values)
 
 
 def image(chart: Chart) -> str:
@@ -127,9 +146,8 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     done = result.get("epochs_completed", len(run.epochs))
     planned = result.get("epochs") or run.recipe.get("epochs")
     updates = run.epochs[-1]["step"] if run.epochs else run.steps[-1]["step"] if run.steps else 0
-    found.append(
-        ("epochs", f"{done}" + (f" of {planned}" if planned and planned != done else ""), f"{updates:,} updates")
-    )
+    remark = f"{updates:,} updates" if run.axis == "update" else ""
+    found.append(("epochs", f"{done}" + (f" of {planned}" if planned and planned != done else ""), remark))
     seconds = result.get("seconds")
     if seconds is not None:
         training = result.get("train_seconds")
@@ -153,9 +171,14 @@ def epoch_table(run: Run) -> dict[str, Any]:
     names += ["learning_rate", "samples_per_second"]
     names = [name for name in names if any(name in line for line in run.epochs)]
     best = (run.result.get("best") or {}).get("epoch")
+    counted = run.axis == "update"
     rows = [
         {
-            "cells": [line.get("epoch", ""), f"{line['step']:,}", *(cell(line, name) for name in names)],
+            "cells": [
+                line.get("epoch", ""),
+                *([f"{line['step']:,}"] if counted else []),
+                *(cell(line, name) for name in names),
+            ],
             "best": line.get("epoch") == best and best is not None,
         }
         for line in run.epochs
@@ -163,7 +186,7 @@ def epoch_table(run: Run) -> dict[str, Any]:
     heads = [
         name.replace("val_", "val. ").replace("samples_per_second", "samples/s").replace("_", " ") for name in names
     ]
-    return {"heads": ["epoch", "update", *heads], "rows": rows}
+    return {"heads": ["epoch", *(["update"] if counted else []), *heads], "rows": rows}
 
 
 def cell(line: dict[str, Any], name: str) -> str:

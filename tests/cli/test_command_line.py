@@ -12,6 +12,7 @@ from keras_trainkit.cli.main import main
 
 LIGHT = [
     ["plot-schedule", "--help"],
+    ["lr-find", "--help"],
     ["--help"],
     ["--version"],
     [],
@@ -19,6 +20,9 @@ LIGHT = [
     ["list", "adam", "--json"],
     ["train", "--help"],
     ["doctor", "--help"],
+    ["report", "--help"],
+    ["compare", "--help"],
+    ["autopsy", "--help"],
 ]
 
 

@@ -56,7 +56,8 @@ def test_the_default_run_reaches_its_accuracy(tmp_path, options):
     result = json.loads(done.stdout)
     assert result["status"] == "completed" and result["test"]["accuracy"] >= 0.98
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "recipe.json", "environment.json", "metrics.jsonl", "tensorboard", "model.keras", "result.json", "report.html"
+        "recipe.json", "environment.json", "metrics.jsonl", "tensorboard", "model.keras", "result.json", "report.html",
+        "resume",
     }  # fmt: skip
     # Progress alone: TensorFlow, Keras and the kit had nothing to say.
     assert [

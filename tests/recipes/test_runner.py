@@ -16,7 +16,8 @@ from keras_trainkit.recipes.evaluation import Evaluator
 
 pytestmark = pytest.mark.tensorflow
 
-FILES = {"recipe.json", "environment.json", "metrics.jsonl", "tensorboard", "model.keras", "result.json", "report.html"}
+JSON = {"recipe.json", "environment.json", "metrics.jsonl", "result.json"}
+FILES = JSON | {"tensorboard", "model.keras", "report.html", "resume"}
 NET = """
 import keras
 
@@ -234,7 +235,7 @@ def test_ctrl_c_keeps_what_was_reached(here, real_report):
 def test_ctrl_c_in_the_first_epoch_leaves_no_model(here, real_report):
     result = recipes.run(EASY, "run", callbacks=[Press(epoch=0, batch=2)], progress=False)
     assert (result.status, result.epochs_completed, result.best, result.test) == ("interrupted", 0, None, None)
-    assert {child.name for child in (here / "run").iterdir()} == FILES - {"model.keras", "tensorboard"}
+    assert {child.name for child in (here / "run").iterdir()} == FILES - {"model.keras"}
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(here):
