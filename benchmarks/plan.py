@@ -36,7 +36,7 @@ from keras_trainkit import distribution, optimizers
 
 REPLICAS = (1, 2, 4)
 SAMPLES = {"transformer": 32, "perceptron": 64}  # of a replica
-STEPS = 6  # in a short call of `fit`; a long one has three times as many, and the difference is that of steps alone
+STEPS = 20  # in a call of `fit`
 LARGE = 2**22  # float32 numbers in the reduction that the bandwidth is taken from
 
 
@@ -87,6 +87,14 @@ def bandwidth(strategy: Any) -> float:
     return 2 * (replicas - 1) / replicas * 4 * LARGE / (statistics.median(times) / 1e3)
 
 
+def between_batches(model: keras.Model, x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> float:
+    """Milliseconds from the end of one batch to the end of the next: the median of an epoch."""
+    ends: list[float] = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
+    model.fit(x, y, callbacks=[watch], **options)
+    return 1e3 * float(np.median(np.diff(ends)[2:]))
+
+
 def child(name: str, replicas: int, timed: bool) -> dict[str, Any]:
     """The figures of one process, of each replica."""
     strategy, samples = distribution.strategy(replicas), SAMPLES[name]
@@ -98,17 +106,10 @@ def child(name: str, replicas: int, timed: bool) -> dict[str, Any]:
     resident, counted = process.memory_info().rss, tf.config.experimental.get_memory_info("CPU:0")["current"]
     with strategy.scope():
         model = compiled(make)
-    x, y = data(model, 3 * STEPS * samples * replicas)
+    x, y = data(model, STEPS * samples * replicas)
     options = {"batch_size": samples * replicas, "verbose": 0}
     model.fit(x, y, **options)
-    steps = []
-    if timed:
-        turns = {
-            "short": lambda: model.fit(x, y, steps_per_epoch=STEPS, **options),
-            "long": lambda: model.fit(x, y, **options),
-        }
-        times = in_turn.milliseconds(turns, 5, warm_up=1)
-        steps = [(long - short) / (2 * STEPS) for short, long in zip(times["short"], times["long"], strict=True)]
+    steps = [between_batches(model, x, y, options) for _ in range(5 if timed else 0)]
     most, done = [resident], threading.Event()
 
     def watch() -> None:
@@ -151,7 +152,7 @@ def start(name: str, replicas: int, options: list[str]) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__)), "--child", str(replicas), name, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -189,7 +190,7 @@ def main() -> None:
     """Measures, prints a line for each model and number of replicas, and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SAMPLES)}; all when left out")
-    parser.add_argument("--rounds", type=int, default=3, help="processes for each number; five turns in each")
+    parser.add_argument("--rounds", type=int, default=3, help="processes for each number; five epochs in each")
     parser.add_argument("--no-times", action="store_true", help="compare memory and bytes alone")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -108,6 +108,19 @@ def _embedding(path: Path, _: str) -> list[str]:
     return [*grid(rows), "", f"Rows of {figures['width']}; {figures['rounds']} rounds. {circumstances(figures)}"]
 
 
+def _accumulation(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        ["model", "samples of a micro-batch", "ms a micro-batch", "over its parts", "Keras, over them", "over Keras"]
+    ]
+    for name, case in figures["models"].items():
+        ratios = [case[key] for key in ("ours_to_its_parts", "keras_to_the_same_parts", "ours_to_keras")]
+        rows.append([name, str(case["batch"]), _spread(case["milliseconds_a_step"]["ours"]), *map(_spread, ratios)])
+    return [
+        *grid(rows), "", f"Windows of {figures['window']}; {figures['rounds']} rounds. {circumstances(figures)}"
+    ]  # fmt: skip
+
+
 def _plan(path: Path, _: str) -> list[str]:
     figures = json.loads(path.read_text(encoding="utf-8"))
     columns = {
@@ -128,6 +141,19 @@ def _ends(figure: dict[str, float]) -> str:
     return f"{figure['median']:.3g} [{figure['least']:.3g}, {figure['most']:.3g}]"
 
 
+def _averages(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["rate", "weights", "test loss", "lower by", "test accuracy", "higher by"]]
+    for row in figures["rows"]:
+        gains = [f"{g:.4f} ± {e:.4f}" for g, e in zip(row["gain"], row["standard_error"], strict=True)]
+        first, second = gains if any(row["standard_error"]) else ["", ""]
+        rows.append(
+            [row["rate"], f"`{row['weights']}`" if first else row["weights"], f"{row['loss']:.4f}", first,
+             f"{row['accuracy']:.4f}", second]
+        )  # fmt: skip
+    return [*grid(rows), "", f"{figures['seeds']} seeds, {figures['epochs']} epochs. {circumstances(figures)}"]
+
+
 def _training(path: Path, _: str) -> list[str]:
     sys.path.insert(0, str(BENCHMARKS))
     try:
@@ -139,6 +165,7 @@ def _training(path: Path, _: str) -> list[str]:
 
 
 FILES = {
+    "accumulation": "accumulation.json",
     "update-step": "update_step.json",
     "update-step-replicas": "update_step_replicas_2.json",
     "fit": "fit.json",
@@ -146,6 +173,7 @@ FILES = {
     "embedding": "embedding.json",
     "plan": "plan.json",
     "training": "training.jsonl",
+    "averages": "averages.json",
 }
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step transformer": _update_step,
@@ -153,8 +181,10 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step-replicas transformer": _update_step,
     "update-step-replicas small": _update_step,
     "fit": _fit,
+    "accumulation": _accumulation,
     "data": _data,
     "embedding": _embedding,
     "plan": _plan,
     "training": _training,
+    "averages": _averages,
 }

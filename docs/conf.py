@@ -47,7 +47,7 @@ napoleon_custom_sections = [("Call arguments", "params_style")]
 
 def real_signature(app, what, name, thing, options, signature, return_annotation):
     """The constructor's arguments for classes such as Keras's layers, whose `__new__` hides them."""
-    if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(thing):
+    if what == "class" and signature == "(*args, **kwargs)" and thing.__init__.__module__.startswith("keras_trainkit"):
         parameters = list(inspect.signature(thing.__init__).parameters.values())[1:]
         return stringify_signature(inspect.Signature(parameters)), return_annotation
     return None
