@@ -346,7 +346,7 @@ class _Run:
         if due or signal:
             self._save(self._epoch, batch, inside=True)
         if signal:
-            self._exit(signal)
+            self._exit(signal, epoch=self._epoch, batch=batch)
 
     def epoch_ended(self, epoch: int, logs: dict[str, Any]) -> None:
         """After all callbacks have ended an epoch."""
@@ -359,7 +359,7 @@ class _Run:
         if due or signal or finished:
             self._save(epoch + 1, 0, inside=False, logs=logs)
         if signal and not finished:
-            self._exit(signal)
+            self._exit(signal, epoch=epoch + 1, batch=0)
 
     def _save(self, epoch: int, batch: int, inside: bool, logs: Any = None) -> None:
         facts, values = snapshot.take(self._own.model)
@@ -388,10 +388,10 @@ class _Run:
         self._all.wait()
         self._writer.start(lambda: folder.write(facts, snapshot.pack(facts, values | arrays)))
 
-    def _exit(self, signal: str) -> None:
+    def _exit(self, signal: str, epoch: int, batch: int) -> None:
         self.end()
-        done = f"epoch {self._epoch + 1}, batch {self._batch}"
-        _say(f"{signal} came: the state is saved ({done}); start the same command again to resume")
+        place = f"epoch {epoch + 1}, batch {batch}"
+        _say(f"{signal} came: the state is saved ({place}); start the same command again to resume")
         raise SystemExit(0)
 
     # ------------------------------------------------------------------------------------------------------- end

@@ -316,16 +316,17 @@ def test_a_run_that_has_ended_trains_on_nothing_and_may_get_more_epochs(tmp_path
 
 
 @TENSORFLOW
-def test_sigterm_saves_and_exits_with_zero(tmp_path, capsys):
+@pytest.mark.parametrize("seen, batch", [(6, 2), (4, 0)], ids=["inside", "last of an epoch"])
+def test_sigterm_saves_and_exits_with_zero(tmp_path, capsys, seen, batch):
     before = signal.getsignal(signal.SIGTERM)
-    stop = StopAt(6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stop = StopAt(seen, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as left:
         fit(tmp_path, stop)
     assert left.value.code == 0
-    assert "SIGTERM came: the state is saved (epoch 2, batch 2)" in capsys.readouterr().err
+    assert f"SIGTERM came: the state is saved (epoch 2, batch {batch})" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
     _, history, saving = fit(tmp_path)
-    assert saving.resumed_from == {"epoch": 1, "batch": 2} and len(history.history["loss"]) == 2
+    assert saving.resumed_from == {"epoch": 1, "batch": batch} and len(history.history["loss"]) == 2
     assert "resuming from" in capsys.readouterr().err
 
 
