@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +42,7 @@ class LivePlot(keras.callbacks.Callback):
         self.columns = checks.integer("columns", columns, at_least=1)
         self._lines: dict[str, dict[int, float]] = {}
         self._place: Place | None = None
-        self._drawn = 0.0
+        self._drawn = -math.inf
         self._fresh = True
 
     def get_config(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class LivePlot(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes a place in the cell at hand."""
-        self._lines, self._drawn, self._fresh = {}, 0.0, True
+        self._lines, self._drawn, self._fresh = {}, -math.inf, True
         self._place = Place() if in_notebook() else None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
