@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import threading
 import time
@@ -20,12 +21,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def milliseconds(functions: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
-    """The times of each function, called in turn `rounds` times; every call must end when its work is done."""
+    """The times of each function, called in turn `rounds` times; every call must end when its work is done.
+
+    Each round has another order: what one function leaves behind, in caches or to threads, meets all others.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
+    order, shuffled = list(functions), random.Random(0)
     for turn in range(warm_up + rounds):
-        for name, function in functions.items():
+        shuffled.shuffle(order)
+        for name in order:
             began = time.perf_counter()
-            function()
+            functions[name]()
             if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - began))
     return times

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"circumstances": in_turn.circumstances(["keras", "tensorflow", "tensorboard"])}
-    figures |= {"aims": AIMS, "cases": {}}
+    figures |= {"rounds": arguments.rounds, "aims": AIMS, "cases": {}}
     for case in arguments.cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
             times = in_turn.milliseconds(turns(case, Path(folder)), arguments.rounds)

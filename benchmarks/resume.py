@@ -93,11 +93,12 @@ def one_state(width: int, layers: int, folder: Path, rounds: int) -> dict[str, A
 def main() -> None:
     """Measures the cases, prints them and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []])
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {"circumstances": in_turn.circumstances(["keras", "tensorflow", "numpy"]), "cases": {}}
-    for name in arguments.cases:
+    figures: dict[str, Any] = {"circumstances": in_turn.circumstances(["keras", "tensorflow", "numpy"])}
+    figures |= {"rounds": arguments.rounds, "cases": {}}
+    for name in arguments.cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
             times = in_turn.milliseconds(turns(*CASES[name], Path(folder)), arguments.rounds)
             found = {

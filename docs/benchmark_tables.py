@@ -154,6 +154,33 @@ def _averages(path: Path, _: str) -> list[str]:
     return [*grid(rows), "", f"{figures['seeds']} seeds, {figures['epochs']} epochs. {circumstances(figures)}"]
 
 
+def _monitoring(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {
+        "monitor": "monitor, every=10",
+        "layers": "and layers_every=100",
+        "tensorboard": "Keras's TensorBoard, update_freq=1",
+        "tensorboard 10": "update_freq=10",
+        "plain again": "plain",
+    }
+    rows = [["model", "plain, ms a step", *kinds.values(), "the monitor's aim"]]
+    for name, case in figures["cases"].items():
+        step = case["milliseconds"]["plain"]["median"] / case["steps"]
+        row = [name, f"{step:.3g}", *(_spread(case["over_plain"][kind]) for kind in kinds)]
+        rows.append([*row, f"at most {figures['aims'][name]:g}"])
+    return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures['circumstances'])}"]
+
+
+def _resume(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["MB of a state", "training stands still, ms", "another thread writes, ms", "`fit`", "BackupAndRestore"]]
+    for case in figures["cases"].values():
+        state, ratios = case["one_state"], case["over_plain"]
+        row = [f"{state['megabytes']:.3g}", _spread(state["held"]), _spread(state["written"])]
+        rows.append([*row, _spread(ratios["resumable"]), _spread(ratios["backup"])])
+    return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures['circumstances'])}"]
+
+
 def _training(path: Path, _: str) -> list[str]:
     sys.path.insert(0, str(BENCHMARKS))
     try:
@@ -174,6 +201,8 @@ FILES = {
     "plan": "plan.json",
     "training": "training.jsonl",
     "averages": "averages.json",
+    "monitoring": "monitoring.json",
+    "resume": "resume.json",
 }
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step transformer": _update_step,
@@ -187,4 +216,6 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "plan": _plan,
     "training": _training,
     "averages": _averages,
+    "monitoring": _monitoring,
+    "resume": _resume,
 }

@@ -39,6 +39,7 @@ class Instruments:
         self.tokens_per_sample, self.flops_per_sample, self.peak_flops = tokens_per_sample, flops_per_sample, peak_flops
         self.noise = NoiseScale()
         self.times = resources.StepTimes()
+        self._memory = resources.Memory()
         self._watched: Any = None
         self._warned = False
         self._activations: Activations | None = None
@@ -161,7 +162,7 @@ class Instruments:
     def cost(self, samples_per_second: float | None, batches: int) -> dict[str, float | None]:
         """Times, tokens, memory, and the share of the device's arithmetic in use."""
         values: dict[str, float | None] = {**self.speed(samples_per_second), **self.times.recent()}
-        return values | self._waiting(batches) | resources.memory()
+        return values | self._waiting(batches) | self._memory()
 
     def speed(self, samples_per_second: float | None) -> dict[str, float | None]:
         """What follows from the samples per second."""

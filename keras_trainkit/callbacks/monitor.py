@@ -264,8 +264,8 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epochs_done = self._epoch
         if self.histograms_every is not None and self._epoch % self.histograms_every == 0:
             self._write_weights(iterations + self._offset)
-        for log in self._pages():
-            log.flush()
+        for sink in self.sinks:
+            sink.flush()
 
     def _end_counting(self) -> None:
         if self._meter is not None and self._meter.end_epoch() and self._meter.batches >= self._next_look:
@@ -331,11 +331,8 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _write_weights(self, step: int) -> None:
         weights = instruments.weights(self.model)
-        for log in self._pages():
+        for log in [*self.sinks, *([] if self._events is None else [self._events])]:
             log.write_weights(step, weights)
-
-    def _pages(self) -> list[Any]:
-        return [*self.sinks, *([] if self._events is None else [self._events])]
 
 
 _ARGUMENTS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 import re
 import time
@@ -100,6 +101,20 @@ def percentiles(seconds: Any) -> dict[str, float]:
     if not ordered:
         return {}
     return {f"step_seconds_p{p}": ordered[max(-(-len(ordered) * p // 100) - 1, 0)] for p in PERCENTILES}
+
+
+class Memory:
+    """`memory()`, asked for at most once a second."""
+
+    def __init__(self) -> None:
+        self._read = -math.inf
+        self._found: dict[str, float] = {}
+
+    def __call__(self) -> dict[str, float]:
+        now = time.monotonic()
+        if now - self._read >= 1:
+            self._read, self._found = now, memory()
+        return self._found
 
 
 def memory() -> dict[str, float]:

@@ -179,4 +179,7 @@ def by_layer(norms: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _number(variable: Any) -> float:
-    return float(np.asarray(ops.convert_to_numpy(variable)))
+    try:
+        return float(variable)  # a third of the time that an array of it takes
+    except (TypeError, ValueError):  # copies of several replicas
+        return float(np.asarray(ops.convert_to_numpy(variable)))
