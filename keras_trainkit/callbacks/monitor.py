@@ -331,8 +331,10 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def _write_weights(self, step: int) -> None:
         weights = instruments.weights(self.model)
-        for log in [*self.sinks, *([] if self._events is None else [self._events])]:
-            log.write_weights(step, weights)
+        for sink in self.sinks:
+            sink.write_weights(step, weights)
+        if self._events is not None:
+            self._events.write_weights(step, weights)
 
 
 _ARGUMENTS = (
