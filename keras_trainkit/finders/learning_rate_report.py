@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import checks, pictures
 from keras_trainkit.finders.learning_rate_rules import COMBINED, RULES, geometric_mean, suggestions
 from keras_trainkit.finders.sweep import Curve
 
@@ -145,8 +145,8 @@ class LearningRates:
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axes = figure.subplots()
         for curve in self.curves:
-            axes.plot(curve.rates, curve.losses, color="#2563a8", alpha=0.2, linewidth=0.8)
-            axes.plot(curve.rates, curve.smoothed, color="#2563a8", linewidth=1.6)
+            axes.plot(curve.rates, curve.losses, color=pictures.BLUE, alpha=0.2, linewidth=0.8)
+            axes.plot(curve.rates, curve.smoothed, color=pictures.BLUE, linewidth=1.6)
         axes.set_xscale("log")
         axes.set_ylim(*self._heights())
         for name, one in self.by_rule.items():
@@ -162,7 +162,7 @@ class LearningRates:
                 axes.axvspan(one.low, one.high, color=_COLORS[name], alpha=0.12, linewidth=0)
         _style(axes)
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside right upper", edgecolor="none", fontsize=8.5, labelcolor="#333a45")
+            figure.legend(loc="outside right upper", edgecolor="none", fontsize=8.5, labelcolor=pictures.TITLE)
         if file is not None:
             figure.savefig(file, dpi=150)
         return figure
@@ -186,15 +186,9 @@ def _number(value: float | None) -> str:
 
 
 def _style(axes: Any) -> None:
-    axes.set_xlabel("learning rate", color="#4a5361", fontsize=9)
-    axes.set_ylabel("training loss", color="#4a5361", fontsize=9)
-    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b9c0ca")
-    axes.tick_params(color="#b9c0ca", labelcolor="#4a5361", labelsize=8.5)
+    axes.set_xlabel("learning rate", color=pictures.WORDS, fontsize=9)
+    axes.set_ylabel("training loss", color=pictures.WORDS, fontsize=9)
+    pictures.calm(axes, size=8.5)
 
 
 def joined(curves: list[Curve], rule: str = COMBINED) -> LearningRates:

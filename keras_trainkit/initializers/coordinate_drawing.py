@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-_COLORS = ("#2563a8", "#d9601a", "#3f8f4f", "#8a4fa3", "#b3872a", "#4a5361", "#1f9aa8", "#c23b5a")
+from keras_trainkit.core import pictures
+
 _WORDS = {"sizes": "mean size of outputs", "changes": "mean size of their change"}
 
 
@@ -39,7 +40,7 @@ def plot_coordinate_checks(checks: Mapping[str, Any], file: str | Path | None = 
             axes = frames[row][column]
             for i, name in enumerate(check.layers):
                 values = getattr(check, of)[i, :, -1]
-                color = _COLORS[i % len(_COLORS)]
+                color = pictures.COLORS[i % len(pictures.COLORS)]
                 kept = np.isfinite(values) & (values > 0)
                 axes.plot(
                     np.array(check.widths)[kept],
@@ -56,23 +57,13 @@ def plot_coordinate_checks(checks: Mapping[str, Any], file: str | Path | None = 
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_formatter(NullFormatter())
             if not column:
-                axes.set_ylabel(_WORDS[of], color="#4a5361", fontsize=9)
-            _style(axes)
-        frames[0][column].set_title(title, fontsize=10, loc="left", color="#333a45")
-        frames[1][column].set_xlabel("width", color="#4a5361", fontsize=9)
+                axes.set_ylabel(_WORDS[of], color=pictures.WORDS, fontsize=9)
+            pictures.calm(axes, size=8.5)
+        frames[0][column].set_title(title, fontsize=10, loc="left", color=pictures.TITLE)
+        frames[1][column].set_xlabel("width", color=pictures.WORDS, fontsize=9)
     lines, names = frames[0][0].get_legend_handles_labels()
-    words = {"frameon": False, "fontsize": 8.5, "labelcolor": "#333a45"}
+    words = {"frameon": False, "fontsize": 8.5, "labelcolor": pictures.TITLE}
     figure.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)), **words)
     if file is not None:
         figure.savefig(file, dpi=150)
     return figure
-
-
-def _style(axes: Any) -> None:
-    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b9c0ca")
-    axes.tick_params(which="both", color="#b9c0ca", labelcolor="#4a5361", labelsize=8.5)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_trainkit.core import pictures
+
 MOST_POINTS = 1200
-TRAIN, VALIDATION, MUTED = "#2563a8", "#d9601a", "#86abd2"
-RUNS = (TRAIN, VALIDATION, "#3f8f4f", "#8a4fa3", "#b3872a", "#c2437b", "#2a9d9d", "#4a5361")
+TRAIN, VALIDATION, MUTED = pictures.BLUE, pictures.ORANGE, "#86abd2"
+RUNS = pictures.COLORS
 """Colours of runs that are drawn together."""
 
 
@@ -171,13 +173,7 @@ def draw_into(axes: Any, chart: Chart) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(chart.axis)
     axes.margins(x=0.015)
-    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b9c0ca")
-    axes.tick_params(color="#b9c0ca", labelcolor="#4a5361")
-    axes.xaxis.label.set_color("#4a5361")
+    pictures.calm(axes)
+    axes.xaxis.label.set_color(pictures.WORDS)
     if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(frameon=False, fontsize=8.5, labelcolor="#333a45", handlelength=1.6)
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=pictures.TITLE, handlelength=1.6)

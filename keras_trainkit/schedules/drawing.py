@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import checks, pictures
 from keras_trainkit.schedules.spans import LARGEST_STEP, is_resolved, resolve
 
-_COLORS = ("#2563a8", "#d9601a", "#3f8f4f", "#8a4fa3", "#b3872a", "#4a5361")
 _ALL_STEPS, _FEW_STEPS, _POINTS = 1_000_000, 1_000, 1_200
 
 
@@ -64,18 +63,18 @@ def plot(
         spare.remove()
     for position, (title, (x, y)) in enumerate(lines.items()):
         axes = frames[0 if together else position]
-        color = _COLORS[position % len(_COLORS)] if together else _COLORS[0]
+        color = pictures.COLORS[position % len(pictures.COLORS)] if together else pictures.BLUE
         axes.plot(x, y, color=color, linewidth=1.6, label=title, solid_joinstyle="round")
         if not together:
-            axes.set_title(title, fontsize=10, loc="left", color="#333a45")
+            axes.set_title(title, fontsize=10, loc="left", color=pictures.TITLE)
     for axes in figure.axes:
         _style(axes, log)
         if steps >= 20_000:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in figure.axes[-columns:]:
-        axes.set_xlabel("update", color="#4a5361", fontsize=9)
+        axes.set_xlabel("update", color=pictures.WORDS, fontsize=9)
     if together and len(lines) > 1:
-        figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=9, labelcolor="#333a45")
+        figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=pictures.TITLE)
     if file is not None:
         figure.savefig(file, dpi=150)
     return figure
@@ -123,10 +122,4 @@ def _style(axes: Any, log: bool) -> None:
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5), useMathText=True)
     axes.margins(x=0.02)
-    axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#b9c0ca")
-    axes.tick_params(color="#b9c0ca", labelcolor="#4a5361", labelsize=8.5)
+    pictures.calm(axes, size=8.5)
