@@ -73,6 +73,7 @@ def plot(
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in figure.axes[-columns:]:
         axes.set_xlabel("update", color=pictures.WORDS, fontsize=9)
+        axes.tick_params(labelbottom=True)  # shared axes hide the numbers above a place that is empty
     if together and len(lines) > 1:
         figure.axes[0].legend(framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=pictures.TITLE)
     if file is not None:

@@ -57,3 +57,9 @@ def test_what_is_no_schedule_is_an_error(wrong):
 def test_steps_must_be_a_number_above_0():
     with pytest.raises(ValueError, match="Received: steps=0"):
         schedules.plot(CYCLES, 0)
+
+
+def test_the_lowest_frame_of_each_column_has_numbers():
+    figure = schedules.plot([schedules.Constant(0.1)] * 4, 50)
+    numbered = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
+    assert numbered == [False, True, True, True]
