@@ -1,6 +1,7 @@
 """Model parallelism with Keras on JAX. It needs 8 devices from the start, so it runs in processes of its own.
 
-None of it is marked slow, although it takes a minute: the environment of JAX leaves out what is slow.
+None of it is marked slow, although it takes a minute: the environment of JAX leaves out what is slow. Some optimizers
+stand for the others there; all run by `KERAS_BACKEND=jax pytest -m exhaustive tests/distribution`.
 """
 
 import json
@@ -16,7 +17,9 @@ from cases import CASES
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution is for JAX: tox -e jax")
 
 HERE = pathlib.Path(__file__).parent
-ROWS = {case.name: case for case in CASES if case.name in ("adamw", "adafactor", "muon", "lion", "shampoo")}
+ROWS = {case.name: case for case in CASES}
+SOME = ("adamw", "adafactor", "muon", "lion", "shampoo")
+OTHERS = [name for name in ROWS if name not in SOME]
 
 
 def found(*parts):
@@ -30,16 +33,20 @@ def found(*parts):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_optimizers_on_eight_devices_equal_one_and_hold_what_the_layout_said():
-    rows = found(*ROWS)
-    assert set(rows) == set(ROWS)
+@pytest.mark.parametrize(
+    "names", [SOME, *(pytest.param(OTHERS[i::5], marks=pytest.mark.exhaustive) for i in range(5))], ids=" ".join
+)
+def test_optimizers_on_eight_devices_equal_one_and_hold_what_the_layout_said(names):
+    rows = found(*names)
+    assert set(rows) == set(names)
     for name, row in rows.items():
-        assert row["moved"] > 9e-4, name
+        # Some begin very slowly: they first gather what they know.
+        assert row["moved"] > (9e-4 if name in SOME else 5e-5), name
         assert row["model parallel"] < ROWS[name].replica_tolerance, name
         assert row.get("data parallel", 0.0) < ROWS[name].replica_tolerance, name
         assert row["strange slots"] == [], name
         assert row["planned"] == row["measured"], name
-    assert {name for name in rows if "data parallel" in rows[name]} == {"adamw", "shampoo"}
+    assert {name for name in rows if "data parallel" in rows[name]} == {"adamw", "shampoo"} & set(names)
 
 
 def test_a_transformer_on_two_by_four_devices_equals_one():
