@@ -279,6 +279,11 @@ def test_get_and_list_know_every_schedule():
         schedules.get(found, total_steps=3)
 
 
+def test_a_cooldown_from_a_step_begins_at_that_step():
+    assert WSD(1.0, 4).cool_down_from(10, 5) == WSD(1.0, 4, 6, 5)
+    assert WSD(1.0, 4, decay_steps=7).cool_down_from(4) == WSD(1.0, 4, 0, 7)
+
+
 # -- errors
 
 
