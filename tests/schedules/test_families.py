@@ -1,5 +1,6 @@
 """Every schedule against its closed form, other libraries' values, and what holds for all schedules."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_configuration_survives_json_and_a_rate_is_a_scalar_of_float32(number):
     rate = schedule(keras.Variable(7, dtype="int", trainable=False))
     assert tuple(rate.shape) == () and keras.backend.standardize_dtype(rate.dtype) == "float32"
     assert float(schedule(-5)) == float(schedule(0))
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    # A configuration with others is no JSON, and rates would be computed in a dtype that nobody chose.
+    def of_numpy(value):
+        if isinstance(value, list):
+            return [of_numpy(item) for item in value]
+        kind = {int: np.int64, float: np.float32}.get(type(value))
+        return value if kind is None else kind(value)
+
+    for name, schedule, _ in cases(100):
+        fields = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
+        made = type(schedule)(**{key: of_numpy(value) for key, value in fields.items()})
+        for key, value in fields.items():
+            assert type(getattr(made, key)) is type(value), (name, key)
+        json.dumps(made.get_config())
 
 
 @pytest.mark.tensorflow
