@@ -1,12 +1,15 @@
 """Accuracy against sparsity: single weights, 2:4 and whole filters taken out of a small network, and the files' sizes.
 
 python examples/15_pruning.py                            # scikit-learn's digits, less than a minute
-python examples/15_pruning.py --mnist mnist.npz          # the curve of the guide, some minutes
-python examples/15_pruning.py --picture pruning.png
+python examples/15_pruning.py --data-folder DIR          # with an mnist.npz in it: the curve of the guide, some minutes
+python examples/15_pruning.py --mnist FILE --picture pruning.png
+
+A folder of data sets that the environment variable KERAS_TRAINKIT_DATA names is looked into without being told.
 """
 
 import argparse
 import gzip
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -22,14 +25,18 @@ import matplotlib.pyplot as plt
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--mnist", type=Path, help="an mnist.npz in place of the digits")
+parser.add_argument("--data-folder", help="a folder to look for one in", default=os.environ.get("KERAS_TRAINKIT_DATA"))
 parser.add_argument("--seeds", type=int, help="runs of each kind: 1, and 2 for MNIST")
 parser.add_argument("--picture", type=Path, help="where the picture goes")
 arguments = parser.parse_args()
-SEEDS = arguments.seeds or (2 if arguments.mnist else 1)
 FOLDER = Path(tempfile.mkdtemp(prefix="pruning-"))
+there = Path(arguments.data_folder or FOLDER, "mnist.npz")
+mnist = arguments.mnist or (there if there.exists() else None)
+SEEDS = arguments.seeds or (2 if mnist else 1)
+print(f"data: {mnist or 'the digits of scikit-learn, as no mnist.npz was named or found'}")
 
-if arguments.mnist:
-    with np.load(arguments.mnist) as data:
+if mnist:
+    with np.load(mnist) as data:
         x_train, y_train, x_test, y_test = (data[name] for name in ("x_train", "y_train", "x_test", "y_test"))
     x_train, x_test = (x.reshape(len(x), -1).astype("float32") / 255 for x in (x_train, x_test))
     UNITS, BATCH, DENSE_EPOCHS, EPOCHS = (300, 100), 512, 5, 4

@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 from keras_trainkit import layers
+from keras_trainkit.testing import layer_contracts
 
 RNG = np.random.default_rng(11)
 V = np.linspace(-1, 2, 4).astype("float32")
@@ -169,6 +170,10 @@ def test_the_threshold(axis):
     layer.tau.assign([-1.0, 0.0, 1.0, 5.0])
     tau = np.array([-1.0, 0.0, 1.0, 5.0]).reshape((1, 1, 4) if axis == -1 else (1, 4, 1))
     np.testing.assert_array_equal(run(layer, x), np.maximum(x, tau.astype("float32")))
+    # The slope of the output's mean square: 2 tau for each element that lies below its threshold.
+    _, slope = layer_contracts.gradients(layer, x)
+    below = (x < tau).sum(axis=(0, 1) if axis == -1 else (0, 2))
+    np.testing.assert_allclose(slope, 2 * tau.ravel() * below / x.size, rtol=1e-5)
 
 
 @every_kind

@@ -1,10 +1,13 @@
 """Small models to prune, and what holds of them."""
 
+import dataclasses
+import functools
+
 import keras
 import numpy as np
 import pruning_twin as twin
 
-from keras_trainkit import pruning
+from keras_trainkit import optimizers, pruning
 from keras_trainkit.callbacks import MagnitudePruning
 
 RNG = np.random.default_rng(21)
@@ -36,7 +39,28 @@ def fit(model, *more, epochs=4, **options):
     return model.fit(X, Y, epochs=epochs, callbacks=list(more), **options)
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """What a run ended with."""
+
+    weights: list
+    masks: list
+
+    def get_weights(self):
+        return self.weights
+
+
+@functools.cache
+def whole_run(of_keras):
+    """The end of one plain run with Adam's defaults, the kit's AdamW or Keras's Adam, which several tests look at."""
+    model = model_of(keras.optimizers.Adam(1e-2) if of_keras else optimizers.AdamW(1e-2))
+    fit(model, pruned())
+    return End(model.get_weights(), masks(model))
+
+
 def masks(model):
+    if isinstance(model, End):
+        return model.masks
     found = [v.constraint.mask for v in model.trainable_variables if isinstance(v.constraint, pruning.WeightMask)]
     return [keras.ops.convert_to_numpy(mask) for mask in found]
 

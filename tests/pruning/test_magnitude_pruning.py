@@ -4,7 +4,20 @@ import keras
 import numpy as np
 import pruning_twin as twin
 import pytest
-from pruned_models import BATCHES, RNG, X, Y, assert_held, assert_same, fit, kernels, masks, model_of, pruned
+from pruned_models import (
+    BATCHES,
+    RNG,
+    X,
+    Y,
+    assert_held,
+    assert_same,
+    fit,
+    kernels,
+    masks,
+    model_of,
+    pruned,
+    whole_run,
+)
 
 from keras_trainkit import callbacks, optimizers, precision, schedules, training, transforms
 from keras_trainkit.core import backend
@@ -72,6 +85,10 @@ OPTIMIZERS = {
 }
 
 
+# How many variables in the shape of a weight each of them keeps, averages among them, in their order above.
+KEPT = dict(zip(OPTIMIZERS, [2, 1, 3, 1, 4, 4, 2, 2, 3, 3, 2, 2, 1], strict=True))
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_state_and_averages_of_what_has_gone(name):
@@ -82,7 +99,9 @@ def test_state_and_averages_of_what_has_gone(name):
     class Look(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             seen.append(logs["sparsity"])
-            for value, first in elements_gone(self.model.optimizer, self.model):
+            found = elements_gone(self.model.optimizer, self.model)
+            assert len(found) == 2 * KEPT[name]
+            for value, first in found:
                 np.testing.assert_array_equal(value, np.float32(first))
             assert all(not kernel[~mask].any() for kernel, mask in zip(kernels(model), masks(model), strict=True))
 
@@ -105,11 +124,11 @@ def test_evaluation_weights_are_masked(make):
     fit(model, callbacks.EvaluationWeights(), pruned(), Look(), validation_data=(X, Y))
     assert not np.any(found)
     assert_held(model)
-    plain = model_of(make())
-    fit(plain, pruned())
-    model.optimizer.to_training()
-    plain.optimizer.to_training()
-    if not plain.optimizer.use_ema:  # its end puts the average in
+    if not model.optimizer.use_ema:  # its end puts the average in
+        plain = model_of(make())
+        fit(plain, pruned())
+        model.optimizer.to_training()
+        plain.optimizer.to_training()
         assert_same(model, plain)
 
 
@@ -118,7 +137,8 @@ def test_evaluation_weights_are_masked(make):
 def test_keras_averages_what_an_optimizer_that_mixes_elements_moves():
     # Muon's step on a matrix moves what has gone, and Keras averages before it applies constraints.
     try:
-        fit(model_of(keras.optimizers.Muon(1e-2, use_ema=True)), epochs=1)
+        matrix = keras.Variable(np.ones((2, 3), "float32"), name="kernel")
+        keras.optimizers.Muon(1e-2).apply([keras.ops.ones((2, 3))], [matrix])
     except AttributeError:
         pytest.skip("the Muon of this Keras does not run on TensorFlow")
     model = model_of(keras.optimizers.Muon(1e-2, use_ema=True))
@@ -150,16 +170,12 @@ def test_gradients_of_what_has_gone_do_not_count_for_the_norm():
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("make", [lambda: optimizers.AdamW(1e-2), lambda: keras.optimizers.AdamW(1e-2)])
-def test_several_steps_in_one_call_and_xla(make):
-    plain = model_of(make())
-    fit(plain, pruned())
-    together = model_of(make(), steps_per_execution=3)
-    fit(together, pruned())
-    assert_same(plain, together)
-    compiled = model_of(make(), jit_compile=True)
-    fit(compiled, pruned())
-    assert_same(plain, compiled, exact=False)
+@pytest.mark.parametrize("options", [{"steps_per_execution": 3}, {"jit_compile": True}], ids=["several", "XLA"])
+@pytest.mark.parametrize("of_keras", [False, True], ids=["the kit", "Keras"])
+def test_several_steps_in_one_call_and_xla(of_keras, options):
+    model = model_of(keras.optimizers.Adam(1e-2) if of_keras else optimizers.AdamW(1e-2), **options)
+    fit(model, pruned())
+    assert_same(whole_run(of_keras), model, exact="jit_compile" not in options)
 
 
 @pytest.mark.tensorflow
@@ -181,36 +197,31 @@ def test_a_window_that_fit_ends_counts():
     assert_held(model)
 
 
-@pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: optimizers.AdamW(1e-2, use_ema=True),
-        lambda: keras.optimizers.Adam(1e-2),
-    ],
-    ids=["EMA", "Keras"],
-)
-def test_two_replicas_equal_one_device(two_replicas, make):
-    one = model_of(make())
-    fit(one, pruned())
-    with two_replicas.scope():
-        two = model_of(make())
-    fit(two, pruned())
-    assert_same(one, two, exact=False)
-    for variable in two.trainable_variables:
+def assert_replicas_agree(model, strategy):
+    for variable in model.trainable_variables:
         for each in (variable, getattr(variable.constraint, "mask", variable)):
-            first, second = (copy.numpy() for copy in two_replicas.experimental_local_results(each.value))
+            first, second = (copy.numpy() for copy in strategy.experimental_local_results(each.value))
             np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.tensorflow
-def test_updates_that_are_compiled_in_place(two_replicas):
+def test_two_replicas_equal_one_device(two_replicas):
+    with two_replicas.scope():
+        two = model_of(keras.optimizers.Adam(1e-2))
+    fit(two, pruned())
+    assert_same(whole_run(True), two, exact=False)
+    assert_replicas_agree(two, two_replicas)
+
+
+@pytest.mark.tensorflow
+def test_replicas_with_averages_and_updates_that_are_compiled_in_place(two_replicas):
     x, y = RNG.normal(size=(32, 256)).astype("float32"), RNG.normal(size=(32, 2)).astype("float32")
 
     def fitted():
         keras.utils.set_random_seed(2)
         large = keras.layers.Dense(160, name="large")  # 40,960 elements: a program of its own
-        model = keras.Sequential([keras.Input((256,)), large, keras.layers.Dense(2)])
+        small = keras.layers.Dense(8, name="small")
+        model = keras.Sequential([keras.Input((256,)), large, small, keras.layers.Dense(2)])
         model.compile(optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.5), "mse")
         options = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
         model.fit(x, y, callbacks=[pruned(begin_step=2, end_step=9, frequency=3)], **options)
@@ -220,10 +231,13 @@ def test_updates_that_are_compiled_in_place(two_replicas):
     with two_replicas.scope():
         two = fitted()
     assert_same(one, two, exact=False)
-    kernel = one.get_layer("large").kernel.numpy()
-    assert (kernel == 0).sum() == 30720
-    for slot, _ in element_slots(one.optimizer, one.get_layer("large").kernel):
-        assert not keras.ops.convert_to_numpy(slot.value)[kernel == 0].any()
+    assert_replicas_agree(two, two_replicas)
+    for name, gone in (("large", 30720), ("small", 960)):
+        kernel = one.get_layer(name).kernel
+        zeros = kernel.numpy() == 0
+        assert zeros.sum() == gone
+        for slot, _ in element_slots(one.optimizer, kernel):
+            assert not keras.ops.convert_to_numpy(slot.value)[zeros].any()
 
 
 @pytest.mark.tensorflow

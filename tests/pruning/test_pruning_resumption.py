@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from pruned_models import X, Y, assert_held, assert_same, fit, kernels, masks, model_of, pruned
+from pruned_models import X, Y, assert_held, assert_same, fit, kernels, masks, model_of, pruned, whole_run
 
 from keras_trainkit import callbacks, optimizers, pruning
 from keras_trainkit.callbacks import AccumulationSchedule, MagnitudePruning
@@ -93,8 +93,7 @@ def test_backup_and_restore(name, first, tmp_path):
     def make():
         return optimizers.AdamW(1e-2) if name == "the kit" else keras.optimizers.Adam(1e-2)
 
-    whole = model_of(make())
-    fit(whole, pruned())
+    whole = whole_run(name == "Keras")
     with pytest.raises(KeyboardInterrupt):
         fit(model_of(make()), *in_order(), Stop())
     resumed = model_of(make())
@@ -119,9 +118,7 @@ def test_a_second_fit_goes_on_and_another_callback_prunes_further():
     callback = pruned()
     fit(parts, callback, epochs=2)
     fit(parts, callback, epochs=2)
-    whole = model_of(optimizers.AdamW(1e-2))
-    fit(whole, pruned())
-    assert_same(parts, whole)
+    assert_same(parts, whole_run(False))
     before = masks(parts)
     fit(parts, pruned(final_sparsity=0.9, begin_step=0, end_step=0), epochs=1)
     assert_held(parts, 0.9)

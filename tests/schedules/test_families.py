@@ -1,5 +1,6 @@
 """Every schedule against its closed form, other libraries' values, and what holds for all schedules."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -67,13 +68,29 @@ def test_configuration_survives_json_and_a_rate_is_a_scalar_of_float32(number):
     assert float(schedule(-5)) == float(schedule(0))
 
 
+def test_numbers_of_numpy_become_numbers_of_python():
+    # A configuration with others is no JSON, and rates would be computed in a dtype that nobody chose.
+    def of_numpy(value):
+        if isinstance(value, list):
+            return [of_numpy(item) for item in value]
+        kind = {int: np.int64, float: np.float32}.get(type(value))
+        return value if kind is None else kind(value)
+
+    for name, schedule, _ in cases(100):
+        fields = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(schedule)}
+        made = type(schedule)(**{key: of_numpy(value) for key, value in fields.items()})
+        for key, value in fields.items():
+            assert type(getattr(made, key)) is type(value), (name, key)
+        json.dumps(made.get_config())
+
+
 @pytest.mark.tensorflow
 def test_one_trace_serves_every_step_of_every_schedule_and_xla_agrees():
     import tensorflow as tf
 
     every = [schedule for _, schedule, _ in cases(LONG)]
     steps = [0, 1, 999_999, 1_000_000, 1_000_001, 3_000_000, 8_765_432, 9_999_999, LONG, LONG + 5]
-    expected = np.array([[float(schedule(step)) for schedule in every] for step in steps])
+    expected = np.transpose([np.array(schedule(np.array(steps))) for schedule in every])
     for compiled in (
         tf.function(lambda step: [schedule(step) for schedule in every]),
         tf.function(lambda step: [schedule(step) for schedule in every], jit_compile=True),
@@ -94,9 +111,10 @@ def test_jax_compiles_every_schedule():
 
     every = [schedule for _, schedule, _ in cases(LONG)]
     compiled = jax.jit(lambda step: [schedule(step) for schedule in every])
-    for step in (0, 1, 3_000_001, 9_999_999):
-        found = np.array([float(rate) for rate in compiled(step)])
-        assert relative(found, np.array([float(schedule(step)) for schedule in every])).max() < 1e-6
+    steps = (0, 1, 3_000_001, 9_999_999)
+    expected = np.transpose([np.array(schedule(np.array(steps))) for schedule in every])
+    found = np.array([[float(rate) for rate in compiled(step)] for step in steps])
+    assert relative(found, expected).max() < 1e-6
     assert compiled._cache_size() == 1
 
 
@@ -277,6 +295,11 @@ def test_get_and_list_know_every_schedule():
         schedules.get("onecycl")
     with pytest.raises(ValueError, match=r"`arguments` go with a name"):
         schedules.get(found, total_steps=3)
+
+
+def test_a_cooldown_from_a_step_begins_at_that_step():
+    assert WSD(1.0, 4).cool_down_from(10, 5) == WSD(1.0, 4, 6, 5)
+    assert WSD(1.0, 4, decay_steps=7).cool_down_from(4) == WSD(1.0, 4, 0, 7)
 
 
 # -- errors
