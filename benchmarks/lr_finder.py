@@ -6,7 +6,7 @@
 For each problem and optimizer a grid of rates, two to a decade, is trained with a warm-up and a cosine; so is what
 each rule suggests. The regret is the validation loss at the suggestion, less the lowest there is, as a share of
 what that gains over the loss before training: 0 is as good as the best, 1 as bad as no training at all. Suggestions
-are made on the model before training; a rule that finds nothing counts as 1. "default" is the middle of the grid, what
+are made on the model before training; a rule that finds nothing counts as 1. "default" is what
 one would take without looking: 1e-3 for AdamW, 1e-2 for SGD with momentum. The folder is that of
 benchmarks/training.py and holds mnist.npz and letter-recognition.csv.gz, too; problems whose file is missing are left
 out. Runs of one problem share a compiled model; they differ in first weights, order of data, and rates alone.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import gzip
 import json
 import re
@@ -33,8 +34,9 @@ from training_problems import Arrays, Problem
 
 from keras_trainkit import finders, schedules
 
-DEFAULT = {"adamw": 1e-3, "sgd": 1e-2}  # the optimizers, and the middle of their grids
-STEPS = {"digits": 300, "housing": 500, "reviews": 200, "shakespeare": 250, "letters": 400, "mnist": 200}
+DEFAULT = {"adamw": 1e-3, "sgd": 1e-2}  # the optimizers, and what one would take without looking
+HIGHER = 10**0.5  # the middle of the grid, over that
+STEPS = {"digits": 200, "letters": 250, "housing": 300, "mnist": 120, "reviews": 120, "shakespeare": 120}
 
 
 def letters(folder: Path | None) -> Arrays:
@@ -126,14 +128,20 @@ class Trainer:
         return float(self.model.evaluate(*self.data[2:], batch_size=512, verbose=0))
 
 
+@functools.cache
+def shares(steps: int) -> list[float]:
+    """Of the highest rate, at each step: a warm-up over a tenth of them and a cosine."""
+    warm_up = max(1, round(training_problems.WARM_UP * steps))
+    schedule = schedules.Warmup(schedules.Cosine(1.0, decay_steps=max(1, steps - warm_up)), steps=warm_up)
+    return [float(schedule(step)) for step in range(steps)]
+
+
 class Rates(keras.callbacks.Callback):
-    """Assigns a warm-up over a tenth of the steps and a cosine, as numbers: the step need not be traced anew."""
+    """Assigns the rates of a schedule as numbers, so that the step need not be traced anew."""
 
     def __init__(self, rate: float, steps: int) -> None:
         super().__init__()
-        warm_up = max(1, round(training_problems.WARM_UP * steps))
-        schedule = schedules.Warmup(schedules.Cosine(rate, decay_steps=max(1, steps - warm_up)), steps=warm_up)
-        self._rates = [float(schedule(step)) for step in range(steps)]
+        self._rates = [rate * share for share in shares(steps)]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.model.optimizer.learning_rate = self._rates[batch]
@@ -161,7 +169,7 @@ def measure(name: str, optimizer: str, options: argparse.Namespace) -> dict[str,
     suggestions = {rule: one["rate"] for rule, one in found["suggestions"].items()}
     suggestions["default"] = DEFAULT[optimizer]
     exponents = np.arange(options.rates) - options.rates // 2
-    grid = [float(f"{DEFAULT[optimizer] * 10 ** (e / options.per_decade):.3g}") for e in exponents]
+    grid = [float(f"{HIGHER * DEFAULT[optimizer] * 10 ** (e / options.per_decade):.3g}") for e in exponents]
     losses = {
         rate: statistics.mean(trainer.run(rate, seed) for seed in range(options.seeds))
         for rate in sorted({*grid, *(rate for rate in suggestions.values() if rate is not None)})
@@ -213,12 +221,12 @@ def _text(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-folder", type=Path)
-    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(STEPS))
     parser.add_argument("--optimizers", nargs="+", choices=list(DEFAULT), default=list(DEFAULT))
     parser.add_argument("--steps", type=int, help="of a run; each problem has its own number")
     parser.add_argument("--sweep-steps", type=int, default=100)
-    parser.add_argument("--sweeps", type=int, default=3)
-    parser.add_argument("--rates", type=int, default=9, help="of the grid (default 9)")
+    parser.add_argument("--sweeps", type=int, default=2)
+    parser.add_argument("--rates", type=int, default=7, help="of the grid (default 7)")
     parser.add_argument("--per-decade", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2, help="runs for each rate (default 2)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "lr_finder.json")

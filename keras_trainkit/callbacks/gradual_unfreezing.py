@@ -85,7 +85,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._epochs_done = self._epoch = 0
         self._offset: int | None = None
         self._step: FrozenStep | None = None
-        self._safe: Callable[[], None] = bool
+        self._safe: Callable[[], Any] = bool
         self._warned = False
 
     # --------------------------------------------------------------------------------------------------- config, state
