@@ -1,5 +1,7 @@
 """A `fit` that ends with an exception tells no callback: what stood around the train step is taken off nevertheless."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -100,19 +102,21 @@ def test_data_that_fail(tmp_path):
 
 
 def test_a_later_fit_is_not_undone_by_an_earlier_one(tmp_path):
-    """The iterator of a `fit` that went well may live on until the garbage is collected."""
-    import gc
+    """What held the first `fit` may go while the second one runs."""
+    model, listed, held, seen = network(), ALL["averaging"](tmp_path), [], []
 
-    model, listed = network(), ALL["averaging"](tmp_path)
+    class Hold(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            held.append(backend.epoch_iterator_of_fit())
 
-    class Collect(keras.callbacks.Callback):
+    class Drop(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
+            held.clear()
             gc.collect()
             seen.append("train_step" in vars(self.model))
 
-    seen = []
-    fit(model, listed)
-    model.fit(X, X[:, :1], batch_size=24, verbose=0, callbacks=[listed, Collect()])
+    fit(model, listed, Hold())
+    model.fit(X, X[:, :1], batch_size=24, verbose=0, callbacks=[listed, Drop()])
     assert seen == [True]
 
 
