@@ -178,7 +178,10 @@ def test_every_callback_of_the_kit_is_here(tmp_path):
 COVERING = list(zip(list(ALL)[: len(ALL) // 2], list(ALL)[len(ALL) // 2 :], strict=True))
 
 
-@pytest.mark.parametrize("pair", COVERING, ids=" and ".join)
+SOME = [pytest.param(p, marks=[] if i % 4 == 0 else [pytest.mark.slow]) for i, p in enumerate(COVERING)]
+
+
+@pytest.mark.parametrize("pair", SOME, ids=" and ".join)
 def test_each_with_another(pair, tmp_path):
     assert_pair(pair, tmp_path)
 
