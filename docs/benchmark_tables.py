@@ -181,6 +181,18 @@ def _resume(path: Path, _: str) -> list[str]:
     return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures['circumstances'])}"]
 
 
+def _lr_finder(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    names = [*figures["settings"]["optimizers"], "all"]
+    rows = [["rule", *(f"mean, {name}" for name in names), "largest"]]
+    by_mean = sorted(figures["regret"].items(), key=lambda item: item[1]["all"])
+    rows += [[f"`{rule}`", *(f"{of[name]:.3f}" for name in [*names, "largest"])] for rule, of in by_mean]
+    problems = len({row["problem"] for row in figures["rows"]})
+    settings = figures["settings"]
+    runs = f"{problems} problems, {settings['sweeps']} sweeps, {settings['seeds']} runs for each rate"
+    return [*grid(rows), "", f"{runs}. {circumstances(figures)}"]
+
+
 def _training(path: Path, _: str) -> list[str]:
     sys.path.insert(0, str(BENCHMARKS))
     try:
@@ -203,6 +215,7 @@ FILES = {
     "averages": "averages.json",
     "monitoring": "monitoring.json",
     "resume": "resume.json",
+    "lr-finder": "lr_finder.json",
 }
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step transformer": _update_step,
@@ -218,4 +231,5 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "averages": _averages,
     "monitoring": _monitoring,
     "resume": _resume,
+    "lr-finder": _lr_finder,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -84,6 +85,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._epochs_done = self._epoch = 0
         self._offset: int | None = None
         self._step: FrozenStep | None = None
+        self._safe: Callable[[], Any] = bool
         self._warned = False
 
     # --------------------------------------------------------------------------------------------------- config, state
@@ -125,6 +127,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._offset = None
         self._batches, self._next_look = 0, 0
         self._step = FrozenStep(model)
+        self._safe = backend.when_fit_fails(self._let_go)
         self._freeze()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -199,6 +202,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
     def _let_go(self) -> None:
         if self._step is not None:
             step, self._step = self._step, None
+            self._safe()
             step.remove()
             optimizers.trace_anew(self.model)
 

@@ -98,11 +98,11 @@ class HyperparameterSchedule(keras.callbacks.Callback):
             optimizer.follow_schedules(arguments)
             self._undo.append(lambda: optimizer.follow_schedules({}))
         self._following = following
+        self._undo.append(backend.when_fit_fails(self._end))
         optimizers.trace_anew(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._end()
-        optimizers.trace_anew(self.model)
 
     def values(self) -> dict[str, float]:
         """The value of each hyperparameter for the next update, while `fit` runs; several dropout rates by pattern."""
@@ -145,9 +145,11 @@ class HyperparameterSchedule(keras.callbacks.Callback):
         return resolved_for(self, value)
 
     def _end(self) -> None:
-        for undo in self._undo:
+        undos, self._undo, self._following = self._undo, [], {}
+        for undo in undos:
             undo()
-        self._undo, self._following = [], {}
+        if undos:
+            optimizers.trace_anew(self.model)
 
 
 def _checked(name: str, value: Any) -> Any:

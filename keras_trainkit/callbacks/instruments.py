@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks import resources
+from keras_trainkit.callbacks import device_peaks, resources
 from keras_trainkit.callbacks.activations import Activations
 from keras_trainkit.callbacks.batch_wait import BatchWait
 from keras_trainkit.callbacks.counting import accumulation_steps, inner_optimizer, to_float
@@ -49,6 +50,7 @@ class Instruments:
         self._tokens: int | None = None
         self._peak: float | None = None
         self._since = 0
+        self._safe: Callable[[], None] | None = None
 
     def set_model(self, model: Any) -> None:
         """Has the optimizer compute the norms; `fit` calls it before the train step is traced."""
@@ -73,7 +75,7 @@ class Instruments:
         self._factors = None
         self.times = resources.StepTimes()
         self._tokens = self.tokens_per_sample or resources.tokens_per_sample(model)
-        self._peak = self.peak_flops or resources.peak_flops(backend.gpu_names()[: backend.replicas_of(model)])
+        self._peak = self.peak_flops or device_peaks.peak_flops(backend.gpu_names()[: backend.replicas_of(model)])
         if self.noise_scale and backend.replicas_of(model) * accumulation_steps(model.optimizer) < 2:
             warnings.warn(
                 "The gradient noise scale cannot be measured: it needs gradients of two batch sizes, from "
@@ -88,11 +90,16 @@ class Instruments:
         stale = model.train_function is None or model.train_function is not self._made
         for one in attached:
             one.attach()
+        if attached:
+            self._safe = backend.when_fit_fails(lambda: self.end(model))
         if attached and stale:
             trace_anew(model)
 
     def end(self, model: Any) -> None:
-        """`on_train_end`: the model has its own train step again."""
+        """`on_train_end`, or the end by an error: the model has its own train step again."""
+        if self._safe is not None:
+            safe, self._safe = self._safe, None
+            safe()
         for one in (self._activations, self._wait):
             if one is not None:
                 one.detach()

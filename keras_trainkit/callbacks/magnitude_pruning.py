@@ -10,7 +10,7 @@ import keras
 from keras_trainkit.callbacks import optimizers
 from keras_trainkit.callbacks.counting import synchronize
 from keras_trainkit.callbacks.resolve_spans import planned_accumulation
-from keras_trainkit.core import TransformOptimizer, checks
+from keras_trainkit.core import TransformOptimizer, backend, checks
 from keras_trainkit.pruning.geometry import select
 from keras_trainkit.pruning.pruner import Pruner
 from keras_trainkit.pruning.schedule import PruningSchedule
@@ -120,6 +120,7 @@ class MagnitudePruning(keras.callbacks.Callback):
                 checks.integer(name, getattr(self, name), at_least=1)
         self._pruner: Pruner | None = None
         self._stepped: Any = None
+        self._safe: Callable[[], Any] = bool
         self._calls_to_wait = 0
         self._first_epoch = True
 
@@ -148,12 +149,13 @@ class MagnitudePruning(keras.callbacks.Callback):
                 with intercepted(outermost, "apply", without_gone):
                     found = original(*arguments, **keywords)
             if inside:
-                pruner.advance_inside()
+                backend.after_update(pruner.advance_inside)
             return found
 
         # On this one object and past `__setattr__`, where Keras would track it.
         self._stepped = (model, train_step, vars(model).get("train_step"))
         object.__setattr__(model, "train_step", train_step)
+        self._safe = backend.when_fit_fails(self._end)
         optimizers.trace_anew(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -176,9 +178,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._advance()
         if self._pruner is not None:
             self._pruner.hold()
-        model = self.model
         self._end()
-        optimizers.trace_anew(model)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -232,4 +232,6 @@ class MagnitudePruning(keras.callbacks.Callback):
     def _end(self) -> None:
         stepped, self._stepped = self._stepped, None
         if stepped is not None:
+            self._safe()
             optimizers.take_step_off(*stepped)
+            optimizers.trace_anew(stepped[0])

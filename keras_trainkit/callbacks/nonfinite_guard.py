@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
         self.recipe = recipe
         self.events: list[dict[str, Any]] = []
         self._end: Any = None
+        self._safe: Callable[[], Any] = bool
         self._reset()
 
     def _reset(self) -> None:
@@ -137,6 +139,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
             self._flags = scalar("nonfinite_gradients", shape=(max(1, len(model.trainable_variables)),))
         self._desk = Desk(backend.replicas_of(model))
         self._end = watch(model, lambda data: _Observation(self, data))
+        self._safe = backend.when_fit_fails(self._let_go)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
@@ -165,6 +168,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
     def _let_go(self) -> None:
         if self._end is not None:
             end, self._end = self._end, None
+            self._safe()
             end()
 
     def _attend(self, look: bool = True) -> None:

@@ -1,11 +1,10 @@
-"""What training costs: the times of its steps, memory, tokens, and the share of the device's arithmetic in use."""
+"""What training costs: the times of its steps, memory and tokens."""
 
 from __future__ import annotations
 
 import array
 import math
 import os
-import re
 import time
 from collections import deque
 from typing import Any
@@ -18,22 +17,6 @@ from keras_trainkit.core import backend
 PERCENTILES = (50, 90, 99)
 _RECENT = 200
 _LONGEST = 1_000_000
-
-PEAKS = (
-    (r"\b(GB200|B200)\b", 2250e12),
-    (r"\bH(100|200|800)\b.*PCIe", 756e12),
-    (r"\bG?H(100|200|800)\b", 989e12),
-    (r"\bA100\b", 312e12),
-    (r"\bA10G?\b", 125e12),
-    (r"\bA30\b", 165e12),
-    (r"\bL40S\b", 362e12),
-    (r"\bL4\b", 121e12),
-    (r"\bV100\b", 125e12),
-    (r"\bT4\b", 65e12),
-    (r"RTX 4090\b", 165e12),
-    (r"RTX 3090\b", 71e12),
-)
-"""Floating-point operations per second that the makers state for dense half-precision products, by device names."""
 
 
 class StepTimes:
@@ -135,18 +118,6 @@ def _process() -> psutil.Process:
     if number not in _processes:
         _processes[number] = psutil.Process(number)
     return _processes[number]
-
-
-def peak_flops(names: list[str]) -> float | None:
-    """What devices of these names compute together in a second at most; None if one is not known.
-
-    >>> peak_flops(["NVIDIA A100-SXM4-40GB"] * 2)
-    624000000000000.0
-    >>> peak_flops(["cpu"]) is None
-    True
-    """
-    peaks = [next((peak for pattern, peak in PEAKS if re.search(pattern, name)), None) for name in names]
-    return sum(peak for peak in peaks if peak) if peaks and all(peaks) else None
 
 
 def tokens_per_sample(model: Any) -> int | None:

@@ -200,6 +200,7 @@ class SpikeGuard(keras.callbacks.Callback):
         if self._refuses:
             self._ends.append(inner.admit_guard(self._judge))
         self._ends.append(watch(model, lambda data: _Observation(self)))
+        self._ends.append(backend.when_fit_fails(self._let_go))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Looks, every so many batches, and keeps good states."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -85,6 +86,7 @@ class WeightAveraging(WeightSwap):
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), at_least=1)
         self._stepped: Any = None
+        self._safe: Callable[[], Any] = bool
 
     def get_config(self) -> dict[str, Any]:
         """The arguments but `refresh`, which is data."""
@@ -149,7 +151,6 @@ class WeightAveraging(WeightSwap):
     def _after_train_end(self) -> None:
         self._put_in()
         self._step_out()
-        optimizers.trace_anew(self.model)
         self._fitting = False
         if not self._memory().count:
             start, every = self._rule.numbers()
@@ -209,7 +210,7 @@ class WeightAveraging(WeightSwap):
 
         def on_tensorflow(*arguments: Any, **keywords: Any) -> Any:
             found = original(*arguments, **keywords)
-            memory.advance((arguments, keywords))
+            backend.after_update(lambda: memory.advance((arguments, keywords)))
             return found
 
         def on_jax(state: Any, data: Any) -> Any:
@@ -220,12 +221,15 @@ class WeightAveraging(WeightSwap):
         # On this one object and past `__setattr__`, where Keras would track it.
         self._stepped = (model, step, vars(model).get("train_step"))
         object.__setattr__(model, "train_step", step)
+        self._safe = backend.when_fit_fails(self._step_out)
         optimizers.trace_anew(model)
 
     def _step_out(self) -> None:
         stepped, self._stepped = self._stepped, None
         if stepped is not None:
+            self._safe()
             optimizers.take_step_off(*stepped)
+            optimizers.trace_anew(stepped[0])
 
     def _optimizer(self) -> Any:
         # `self.model` brings JAX's state into the variables first; what is written to them then counts.

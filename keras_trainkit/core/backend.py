@@ -14,6 +14,7 @@ import inspect
 import random
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -540,12 +541,14 @@ def remove_metric(model: Any, metric: Any) -> None:
 class DeferredWrites(keras.StatelessScope):
     """A train step inside of it writes no variable: the new values wait in `values`, in the order of their writing.
 
-    Reads see them. Trainable variables cannot wait, because a gradient taken later would not find them.
+    Reads see them. Trainable variables cannot wait, because a gradient taken later would not find them. Who opens the
+    scope does what is in `later` when the step's update has been made.
     """
 
     def __init__(self) -> None:
         super().__init__(collect_losses=True, initialize_variables=False)
         self.values: dict[int, tuple[Any, Any]] = {}
+        self.later: list[Callable[[], None]] = []
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         """What a variable calls when it is assigned to."""
@@ -562,6 +565,15 @@ class DeferredWrites(keras.StatelessScope):
         """What a variable calls when it is read."""
         value = super().get_current_value(variable)
         return variable._value if value is None else value
+
+
+def after_update(action: Callable[[], None]) -> None:
+    """Does it now, at the end of a train step; of one whose writes wait, after its update."""
+    scope = get_stateless_scope()
+    if isinstance(scope, DeferredWrites):
+        scope.later.append(action)
+    else:
+        action()
 
 
 class Substituted(keras.StatelessScope):
@@ -898,6 +910,62 @@ def epoch_iterator_of_fit() -> Any:
             return frame.f_locals["epoch_iterator"]
         frame = frame.f_back
     raise RuntimeError("No `fit` of Keras is running here.")
+
+
+_MAY_FAIL = ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_test_begin", "on_test_end")
+_undoing: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
+
+
+def when_fit_fails(undo: Callable[[], None]) -> Callable[[], None]:
+    """Has `undo` called when the `fit` that is calling ends with an exception; of several the last one first.
+
+    At once, if a batch, its data or a callback raises. If validation's own steps do, when the traceback goes and the
+    garbage is collected. Outside of a `fit` it does nothing.
+
+    Returns:
+        A function without arguments, which takes `undo` back.
+    """
+    try:
+        iterator, callbacks = epoch_iterator_of_fit(), list_of_callbacks()
+    except RuntimeError:
+        return lambda: None
+    if iterator not in _undoing:
+        undos = _undoing[iterator] = []
+        # Nothing here holds the iterator: it goes with its `fit`.
+        vars(iterator)["catch_stop_iteration"] = functools.partial(_caught, weakref.ref(iterator), undos)
+        weakref.finalize(iterator, _undo_all, undos).atexit = False
+        for name in _MAY_FAIL if callbacks is not None else ():
+            setattr(callbacks, name, _guarded(getattr(callbacks, name), undos))
+    undos = _undoing[iterator]
+    undos.append(undo)
+    return lambda: undos.remove(undo) if undo in undos else None
+
+
+@contextlib.contextmanager
+def _caught(reference: Callable[[], Any], undos: list[Callable[[], None]]) -> Iterator[None]:
+    iterator = reference()
+    try:
+        with type(iterator).catch_stop_iteration(iterator):
+            yield
+    except BaseException:
+        _undo_all(undos)
+        raise
+
+
+def _guarded(method: Callable[..., None], undos: list[Callable[[], None]]) -> Callable[..., None]:
+    def call(*arguments: Any, **keywords: Any) -> None:
+        try:
+            method(*arguments, **keywords)
+        except BaseException:
+            _undo_all(undos)
+            raise
+
+    return call
+
+
+def _undo_all(undos: list[Callable[[], None]]) -> None:
+    while undos:
+        undos.pop()()
 
 
 def is_fitting(callbacks: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The largest batch that fits into memory, found by training on larger and larger ones."""
+"""The largest batch that fits into memory, found by training on larger and larger ones; the one that noise asks for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import keras
 
 from keras_trainkit.core import backend, checks
 from keras_trainkit.finders import child, in_process
-from keras_trainkit.finders.batch_size_report import BatchSize, Trial, byte_count, divided
+from keras_trainkit.finders.batch_size_report import BatchSize, Trial, byte_count, divided, near
+from keras_trainkit.finders.noise_scale import NoiseScale, noise_scale
 from keras_trainkit.finders.rehearsal import Rehearsal, few
 
 
@@ -21,6 +22,7 @@ def batch_size(
     sample_weight: Any = None,
     *,
     memory: int | str,
+    by: str | NoiseScale = "memory",
     effective: int | None = None,
     replicas: int = 1,
     largest: int = 65536,
@@ -35,6 +37,10 @@ def batch_size(
     the search is for the part of it that does, with the memory for accumulation counted in, and the answer says into
     how many steps to divide it. `training.micro_batches(model, result.largest)` does the same without dividing evenly.
 
+    By the noise scale, the batch of an update is the one beyond which more samples save hardly any updates: the
+    gradient noise scale of McCandlish et al., 2018, arXiv:1812.06162, at the model's present weights, as the nearest
+    power of two on each replica, and no more than there are samples. Memory only says into how many steps to divide it.
+
     With a limit, which on CPU is the only way, the trials run in a process of their own, whose memory (resident set
     size, TensorFlow's own share included) psutil watches, and which ends when it exceeds the limit; your process and
     your model are not touched. The process is started as `multiprocessing` does: a script must have its main part
@@ -44,13 +50,15 @@ def batch_size(
     Args:
         model: a compiled model, or a function without arguments that returns one, which must be importable. A model
             goes to the process through a file, so that its own classes and losses must be registered with Keras.
-        x: some samples, at least one; an array or a structure of arrays whose first axis counts them. They are
-            repeated to make batches, so take the largest there are, such as the longest texts.
+        x: some samples, at least one; an array or a structure of arrays whose first axis counts them. The first 64 are
+            repeated to make batches, so take the largest there are, such as the longest texts. By the noise scale: all.
         y: their targets, alike; None for a model that needs none.
         sample_weight: their weights, alike, or None.
         memory: the limit, in bytes or as a text such as `"4GiB"`; or `"device"` to try in this process until the
             device has no room, which is for GPUs and the like. The model is afterwards what it was.
-        effective: samples of an update, on all replicas together; None for as many as fit at once.
+        by: what sets the batch of an update: `"memory"` (`effective`, or as many as fit at once); `"noise_scale"`,
+            which `finders.noise_scale` measures with its defaults, on TensorFlow; or a `NoiseScale` of your own.
+        effective: samples of an update, on all replicas together; None for as many as fit at once, or by the noise.
         replicas: how many devices share a batch, each with `memory` of its own.
         largest: no more samples on a device are tried.
         precision: how far below the first size that does not fit the answer may lie, as a share of it, above 0.
@@ -62,7 +70,8 @@ def batch_size(
 
     Raises:
         ValueError: for a value out of its range; if not even one sample fits; if `effective` cannot be shared evenly
-            by the replicas; with `memory="device"` for a model that was made under a strategy of several.
+            by the replicas; with `memory="device"` for a model that was made under a strategy of several; if the noise
+            scale cannot be told from what was measured.
         TypeError: for a value of the wrong kind.
         RuntimeError: when a trial fails for another reason than memory; it shows the error of the process.
         TimeoutError: when a trial takes longer than `timeout`.
@@ -89,9 +98,12 @@ def batch_size(
             raise ValueError(
                 f"`effective` must be a multiple of the {replicas} replicas. Received: effective={effective}"
             )
-        largest = min(largest, effective // replicas)
+    _check_by(by, effective)
     _check_model(model, limit)
     samples = (few(x), few(y), few(sample_weight))
+    noise = by if isinstance(by, NoiseScale) else noise_scale(model, x, y, sample_weight) if by != "memory" else None
+    if noise is not None:
+        effective = near(_critical(noise), replicas, len(keras.tree.flatten(x)[0]))
 
     def trials(accumulates: bool) -> AbstractContextManager[Callable[[int], Trial]]:
         if limit is None:
@@ -100,17 +112,18 @@ def batch_size(
 
     tried: list[Trial] = []
     fits, idle = 0, None
-    if effective is not None:
+    if effective is not None and effective // replicas <= largest:
+        whole = effective // replicas
         with trials(accumulates=False) as attempt:
-            tried.append(attempt(largest))
+            tried.append(attempt(whole))
         idle = getattr(attempt, "idle", None)
-        fits = largest if tried[0].fits else 0
+        fits, largest = whole if tried[0].fits else 0, whole - 1
     if not fits:
         with trials(accumulates=effective is not None) as attempt:
-            fits = _search(attempt, largest if effective is None else largest - 1, precision, tried)
+            fits = _search(attempt, largest, precision, tried)
         idle = getattr(attempt, "idle", None)
     size, accumulated = divided(effective, replicas, fits) if effective else (fits * replicas, 1)
-    return BatchSize(fits, size, accumulated, replicas, limit, idle, tried)
+    return BatchSize(fits, size, accumulated, replicas, limit, idle, tried, noise)
 
 
 def _search(attempt: Callable[[int], Trial], largest: int, precision: float, tried: list[Trial]) -> int:
@@ -128,6 +141,24 @@ def _search(attempt: Callable[[int], Trial], largest: int, precision: float, tri
     if not low:
         raise ValueError(f"Not even one sample fits. The last trial: {tried[-1] if tried else 'none'}")
     return low
+
+
+def _critical(noise: NoiseScale) -> int:
+    if noise.critical_batch_size is None:
+        raise ValueError(
+            "The noise scale is too large to tell: give `by` a `finders.noise_scale(...)` of more measurements, or of "
+            f"larger batches. Received: {noise}"
+        )
+    return noise.critical_batch_size
+
+
+def _check_by(by: Any, effective: int | None) -> None:
+    if not isinstance(by, NoiseScale):
+        checks.one_of("by", by, ["memory", "noise_scale"])
+    if by != "memory" and effective is not None:
+        raise ValueError(
+            f"`effective` must be None where the noise scale sets the batch. Received: effective={effective}"
+        )
 
 
 def _check_model(model: Any, limit: int | None) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_trainkit.core import tables
+
+if TYPE_CHECKING:
+    from keras_trainkit.finders.noise_scale import NoiseScale
 
 _UNITS = {"": 1, "B": 1} | {f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
@@ -41,6 +45,7 @@ class BatchSize:
         memory: the limit in bytes; None for the device's own.
         idle: the memory of the process before the first batch, in bytes; None where the device alone knows.
         trials: the sizes that were tried, in the order of trying.
+        noise: the noise scale that set the batch of an update; None where memory did.
     """
 
     largest: int
@@ -50,6 +55,7 @@ class BatchSize:
     memory: int | None
     idle: int | None
     trials: list[Trial]
+    noise: NoiseScale | None = None
 
     @property
     def effective(self) -> int:
@@ -66,6 +72,7 @@ class BatchSize:
         return "\n".join(
             [
                 *tables.aligned(rows),
+                *([] if self.noise is None else [str(self.noise)]),
                 f"limit: {limit}{before}",
                 f"largest on one device: {self.largest}",
                 f"batch_size={self.batch_size}, gradient_accumulation_steps={self.gradient_accumulation_steps} "
@@ -98,6 +105,19 @@ def byte_count(name: str, value: Any) -> int:
     if match is None or match[2] not in _UNITS or not float(match[1]):
         raise ValueError(message)
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def near(critical: int, replicas: int, samples: int) -> int:
+    """A batch near the critical one that divides evenly: a power of two on each replica, of at most all samples.
+
+    The nearest power in ratio; at least one sample on a replica.
+
+    >>> near(1000, 2, 10**6), near(90, 1, 10**6), near(1000, 1, 300), near(1, 4, 300)
+    (1024, 64, 256, 4)
+    """
+    exponent = max(0, round(math.log2(critical / replicas)))
+    most = max(0, (samples // replicas).bit_length() - 1)
+    return replicas * 2 ** min(exponent, most)
 
 
 def divided(effective: int, replicas: int, largest: int) -> tuple[int, int]:

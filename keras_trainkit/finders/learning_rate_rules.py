@@ -14,7 +14,7 @@ import numpy as np
 
 COMBINED = "combined"
 _SLIDE_POINTS = 15
-_SLIDE_TOLERANCE = 0.005
+_SLIDE_TOLERANCE = 0.4
 _LEFT_OUT = 10  # of the first so many points, one: the moving average has too few losses to go by
 
 
@@ -93,24 +93,27 @@ def valley(rates: np.ndarray, losses: np.ndarray) -> float | None:
 def slide(rates: np.ndarray, losses: np.ndarray) -> float | None:
     """The last rate before the slope changes for good.
 
-    Two points a fixed number of points apart slide down from the highest rate, as long as the losses' slopes at the two
-    differ; the rate of the left one where they last did is the answer. The rule is fastai's "slide", called interval
-    slide rule by its author. Here a difference counts from half a percent of the whole fall of the loss on, so that it
-    does not depend on the loss's unit.
+    Two points 15 points apart slide down from the highest rate, as long as the losses' slopes at the two differ; the
+    rate of the left one where they last did is the answer. The rule is fastai's "slide", called interval slide rule by
+    its author. There a difference counts from 0.005 on, in the loss's own unit and on a curve that is smoothed more. On
+    this one the noise of batches is above that, so that the interval goes on sliding through it to rates that are far
+    too low. Here a difference counts from 0.4 times the steepest fall on, which no unit changes (with 0.3 or 0.5
+    nearly the same is found), and no rate above that of the lowest loss is the answer.
 
     >>> rates = np.geomspace(1e-6, 1, 31)
     >>> losses = np.concatenate([np.full(18, 5.0), 5 - np.arange(10) * 0.3, [3, 7, 20]])
     >>> bool(slide(rates, losses) < steepest(rates, losses))
     True
     """
-    fall = float(losses[0] - losses.min())
-    if len(losses) <= _SLIDE_POINTS or fall <= 0:
+    lowest = int(np.argmin(losses))
+    if len(losses) <= _SLIDE_POINTS or lowest == 0:
         return None
     slopes = np.gradient(losses)
+    fall = -float(slopes[: lowest + 1].min())
     apart = np.abs(slopes[_SLIDE_POINTS:] - slopes[:-_SLIDE_POINTS]) > _SLIDE_TOLERANCE * fall
     alike = np.flatnonzero(~apart)
     left = int(alike[-1]) + 1 if len(alike) else 0
-    return float(rates[left]) if left < len(apart) else None
+    return float(rates[min(left, lowest)]) if left < len(apart) else None
 
 
 RULES: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {

@@ -124,6 +124,8 @@ class Parts:
                 for grads, variables, samples in calls:
                     weight = share if samples is None and kind is not None else samples
                     optimizer.apply(grads, variables, samples=weight, part=kind)
+                for action in writes.later:
+                    action()
             return logs
 
         return backend.plain_python(step)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers
-from keras_trainkit.callbacks import resources
+from keras_trainkit.callbacks import device_peaks, resources
 from keras_trainkit.core import backend
 
 TENSORFLOW = pytest.mark.tensorflow
@@ -176,11 +176,28 @@ def test_share_of_the_peak(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "teraflops"),
-    [("NVIDIA H200", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312), ("Tesla T4", 65), ("cpu", None)],
-)
+    [
+        ("NVIDIA GB200", 2500), ("NVIDIA B200", 2250), ("NVIDIA H200", 989.5), ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA H100 80GB HBM3", 989.5), ("NVIDIA H100 PCIe", 756.5), ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA GH200 480GB", 989.5), ("NVIDIA H20", None), ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312), ("NVIDIA A10", 125), ("NVIDIA A10G", 70), ("NVIDIA A16", None),
+        ("NVIDIA L4", 121), ("NVIDIA L40", 181), ("NVIDIA L40S", 362), ("Tesla V100-SXM2-16GB", 125),
+        ("Tesla V100-PCIE-16GB", 112), ("Tesla V100S-PCIE-32GB", 130), ("Tesla T4", 65), ("NVIDIA T400", None),
+        ("NVIDIA GeForce RTX 4090", 165.2), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None), ("NVIDIA GeForce RTX 3090", 71), ("NVIDIA GeForce RTX 3090 Ti", 80),
+        ("NVIDIA RTX A6000", 154.8), ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("AMD Instinct MI300X", 1307.4), ("cpu", None), ("", None),
+    ],
+)  # fmt: skip
 def test_peaks(name, teraflops):
-    assert resources.peak_flops([name]) == (teraflops and pytest.approx(teraflops * 1e12))
-    assert resources.peak_flops([name, "something else"]) is None
+    """Dense products in half precision, as the data sheets have them: half of what they say of sparse ones."""
+    assert device_peaks.peak_flops([name]) == (teraflops and pytest.approx(teraflops * 1e12))
+    assert device_peaks.peak_flops([name, "something else"]) is None
+
+
+def test_peaks_of_several_devices():
+    assert device_peaks.peak_flops(["Tesla T4", "NVIDIA L4"]) == pytest.approx(186e12)
+    assert device_peaks.peak_flops([]) is None
 
 
 @pytest.mark.parametrize(

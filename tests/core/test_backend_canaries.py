@@ -453,6 +453,26 @@ def test_fit_keeps_its_epoch_iterator_and_its_callbacks_under_these_names():
     assert (x.shape, y.shape, weights) == ((4, 2), (4,), None)
 
 
+def test_fit_goes_through_its_batches_inside_of_a_method_of_its_iterator():
+    assert "with epoch_iterator.catch_stop_iteration():" in inspect.getsource(inspect.unwrap(keras.Model.fit))
+
+    class Failing(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            backend.when_fit_fails(lambda: told.append("first"))
+            backend.when_fit_fails(lambda: told.append("taken back"))()
+            backend.when_fit_fails(lambda: told.append("last"))
+
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    told = []
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0, callbacks=[Failing()])
+    assert told == ["last", "first"]
+
+
 def test_callbacks_can_tell_fit_from_evaluate_and_predict():
     class Told(keras.callbacks.Callback):
         def set_params(self, params):

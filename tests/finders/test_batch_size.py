@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import finders, optimizers, precision, training
-from keras_trainkit.finders.batch_size_report import BatchSize, Trial, byte_count, divided
+from keras_trainkit.finders.batch_size_report import BatchSize, Trial, byte_count, divided, near
 
 X, Y = np.ones((3, 4), "float32"), np.ones((3, 1), "float32")
 tensorflow = pytest.mark.tensorflow
@@ -122,6 +122,67 @@ def test_it_runs_on_every_backend():
     assert (found.largest, found.batch_size, found.gradient_accumulation_steps) == (32, 64, 1)
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@tensorflow
+@pytest.mark.parametrize("room", [16, 1000])
+def test_more_than_is_tried_at_once_is_summed(room):
+    """The memory that the sums take counts, though the batch was never tried whole."""
+    from limited_memory import memory_for
+
+    model = limited_model()
+    with memory_for(room):
+        found = finders.batch_size(model, X, Y, memory="device", effective=96, largest=24, precision=1e-9)
+    assert (found.batch_size, found.gradient_accumulation_steps) == ((16, 6) if room == 16 else (24, 4))
+    assert max(trial.size for trial in found.trials) == 24
+
+
+# ----------------------------------------------------------------------------------------------- by the noise scale
+
+
+def constant_model():
+    """One weight, at 0: the gradient of a sample is -2 y."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(optimizers.SGD(0.1), "mse")
+    return model
+
+
+@tensorflow
+def test_the_noise_sets_the_batch_and_memory_its_parts():
+    ones, y = np.ones((4000, 1), "float32"), np.random.default_rng(0).normal(1.0, 6.0, size=(4000, 1))
+    model = constant_model()
+    found = finders.batch_size(model, ones, y, memory="device", by="noise_scale", largest=16)
+    assert abs(found.noise.noise_scale - y.var() / y.mean() ** 2) < 4 * found.noise.standard_error  # 36, about
+    assert found.effective == near(found.noise.critical_batch_size, 1, 4000) > 16
+    assert (found.largest, found.batch_size) == (16, 16)
+    assert found.gradient_accumulation_steps == found.effective // 16
+    assert "noise scale: " in str(found) and model.get_weights()[0] == 0
+    two = finders.batch_size(model, ones, y, memory="device", by=found.noise, largest=4096, replicas=2)
+    assert two.noise is found.noise and two.effective == near(found.noise.critical_batch_size, 2, 4000)
+    assert (two.gradient_accumulation_steps, two.largest) == (1, two.effective // 2)
+
+
+def measured(scale):
+    return finders.NoiseScale(scale, 1.0, 1.0, scale, 4, 32, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "samples", "batch"), [(3.1, 400, 4), (0.0, 400, 1), (90.0, 400, 64), (1e9, 400, 256)]
+)
+def test_the_nearest_power_of_two_of_at_most_all_samples(scale, samples, batch):
+    found = finders.batch_size(
+        plain_model(), np.ones((samples, 4)), np.ones((samples, 1)), memory="device", by=measured(scale)
+    )
+    assert found.effective == found.largest == batch
+
+
+def test_noise_that_cannot_set_it():
+    with pytest.raises(ValueError, match="too large to tell: give `by`.*of more measurements"):
+        finders.batch_size(plain_model(), X, Y, memory="device", by=measured(np.inf))
+    with pytest.raises(ValueError, match="`effective` must be None where the noise scale.*Received: effective=8"):
+        finders.batch_size(plain_model(), X, Y, memory="device", by="noise_scale", effective=8)
+    with pytest.raises(ValueError, match="`by` must be one of"):
+        finders.batch_size(plain_model(), X, Y, memory="device", by="noise")
 
 
 # ------------------------------------------------------------------------------------------- in a process of its own

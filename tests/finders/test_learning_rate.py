@@ -310,11 +310,12 @@ def slow_valley(rates, losses):
 def slow_slide(rates, losses):
     """Two points that go down step by step, as long as their slopes differ."""
     slopes = np.gradient(losses)
-    limit, right, answer = 0.005 * (losses[0] - min(losses)), len(losses) - 1, None
+    lowest = list(losses).index(min(losses))
+    limit, right, answer = 0.4 * -min(slopes[: lowest + 1]), len(losses) - 1, None
     while right >= 15 and abs(slopes[right] - slopes[right - 15]) > limit:
         answer = rates[right - 15]
         right -= 1
-    return answer
+    return answer if answer is None else min(answer, rates[lowest])
 
 
 def random_curve():
@@ -340,6 +341,19 @@ def test_the_units_of_the_loss_do_not_matter():
     said = rules.suggestions(rates, losses)
     for name, rate in rules.suggestions(rates, 1000 * losses + 7).items():
         assert rate == pytest.approx(said[name], rel=1e-12)
+
+
+def test_sliding_goes_on_through_a_fall_and_a_rise_but_not_through_noise():
+    """Flat, a fall, flat, a rise: the noise of batches is far below both, and above what fastai counts."""
+    rates = np.geomspace(1e-6, 1.0, 100)
+    shape = np.interp(np.arange(100), [0, 60, 75, 85, 100], [2.3, 2.3, 0.5, 0.5, 6.0])
+    for _ in range(20):
+        said = rules.slide(rates, shape + RNG.normal(size=100) * 0.01)
+        assert rates[44] <= said <= rates[76]
+    # An answer behind the lowest point would be where the loss rises.
+    rise = 0.5 + 0.05 * np.arange(1, 26)
+    late = np.concatenate([np.full(40, 2.3), np.linspace(2.2, 0.5, 20), rise, np.geomspace(2, 60, 15)])
+    assert rules.slide(rates, late) == rates[59]
 
 
 def test_the_steepest_point_of_a_sigmoid_is_its_middle():

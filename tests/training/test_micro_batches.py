@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_trainkit import callbacks, core, optimizers, precision, training
+from keras_trainkit import averaging, callbacks, core, optimizers, precision, training
 from keras_trainkit.testing.contracts import assert_close
 
 pytestmark = pytest.mark.tensorflow
@@ -352,6 +352,41 @@ def test_other_backends_and_several_workers_are_refused(monkeypatch):
     monkeypatch.setattr(core.backend, "ON_TENSORFLOW", False)
     with pytest.raises(ValueError, match="`micro_batches` needs Keras on TensorFlow"):
         training.micro_batches(model)
+
+
+# ------------------------------------------------------------------------------------ callbacks that look at weights
+
+
+@pytest.mark.parametrize("name", ["adam", "scaled"])
+@pytest.mark.parametrize("average", [averaging.EMA(0.8), averaging.EMA(half_life=40), averaging.LAWA(2, every=2)])
+def test_averages_take_in_the_weights_of_whole_batches(name, average):
+    """After each update once, with the samples of its batch: the parts are not seen."""
+    found, trained = [], []
+    for size in (None, 5):
+        model = network(OPTIMIZERS[name]())
+        model = model if size is None else training.micro_batches(model, size)
+        found.append(train(model, callbacks=[callbacks.WeightAveraging(average)])[0])
+        memory = core.evaluation.source(getattr(model.optimizer, "inner_optimizer", model.optimizer))
+        # 16, 16 and 10 samples, twice.
+        counts = {key: int(value) for key, value in memory.state().items() if np.ndim(value) == 0}
+        assert counts["count"] == (3 if average.number == 3 else 6) and counts["seen"] == 6
+        assert counts["samples"] + counts["total"] == (84 if average.counts_samples else 0)
+        core.evaluation.put_back(memory._optimizer())
+        trained.append(model.get_weights())
+    assert_close(found[1], found[0], 2e-6)
+    assert_close(trained[1], trained[0], 2e-6)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(found[0], trained[0], strict=True))
+
+
+def test_pruning_follows_the_updates_of_whole_batches():
+    found = []
+    for size in (None, 5):
+        model = network(OPTIMIZERS["adam"]())
+        model = model if size is None else training.micro_batches(model, size)
+        prune = callbacks.MagnitudePruning(0.5, begin_step=2, end_step=4, frequency=1)
+        found.append(train(model, callbacks=[prune])[0])
+    assert_close(found[1], found[0], 2e-6)
+    assert (found[1][0] == 0).mean() == pytest.approx(0.5, abs=0.02)
 
 
 # ----------------------------------------------------------------------------------------------------- real memory
