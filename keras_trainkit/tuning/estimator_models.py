@@ -139,8 +139,8 @@ def compile_model(
         own = model.loss
         return list(own) if isinstance(own, (list, tuple)) else [own] * len(units)
     made = [
-        make_loss(given, loss[1], head.default_loss(count, given_logits), target)
-        for given, head, count, given_logits in zip(losses, target.heads, units, linear_outputs(model), strict=True)
+        make_loss(given, loss[1], head.default_loss(count, linear))
+        for given, head, count, linear in zip(losses, target.heads, units, linear_outputs(model), strict=True)
     ]
     if optimizer[0] is None and model.compiled:
         optimizer = model.optimizer, optimizer[1]
@@ -182,11 +182,11 @@ def make_optimizer(identifier: Any, arguments: dict[str, Any]) -> keras.optimize
     raise TypeError(f"`optimizer` must be a name, a class or an optimizer. Received: optimizer={identifier!r}")
 
 
-def make_loss(identifier: Any, arguments: dict[str, Any], default: Any, target: Target) -> Any:
+def make_loss(identifier: Any, arguments: dict[str, Any], default: Any) -> Any:
     """A loss from a name, class, instance or function, with the arguments given; the default for None."""
     if identifier is None:
-        identifier = default
-    if isinstance(identifier, str) and not arguments:
+        return type(default).from_config(default.get_config() | arguments)
+    if isinstance(identifier, (str, keras.losses.Loss)) and not arguments:
         return identifier
     if isinstance(identifier, str):
         classes = {_plain(name): kind for name, kind in vars(keras.losses).items() if inspect.isclass(kind)}
@@ -195,9 +195,14 @@ def make_loss(identifier: Any, arguments: dict[str, Any], default: Any, target: 
                 f"`loss` must name a class of keras.losses to take arguments. Received: loss={identifier!r}"
             )
         return classes[_plain(identifier)](**arguments)
-    if isinstance(identifier, keras.losses.Loss):
-        return type(identifier).from_config(identifier.get_config() | arguments)
-    return identifier(**arguments) if inspect.isclass(identifier) else identifier
+    if inspect.isclass(identifier):
+        return identifier(**arguments)
+    if arguments:
+        raise TypeError(
+            "`loss` must be a name or a class where arguments for it are given, because not all losses of Keras know "
+            f"their own. Received: loss={identifier!r} and {arguments}"
+        )
+    return identifier
 
 
 def fresh(parts: Any) -> Any:
@@ -246,10 +251,12 @@ class Frozen:
 
     Attributes:
         content: a `.keras` file.
+        random_states: of the layers that draw random numbers, which Keras does not save.
         custom_objects: classes and functions of the model that are neither Keras's nor registered, by name.
     """
 
     content: bytes
+    random_states: list[np.ndarray]
     custom_objects: dict[str, Any]
 
     @classmethod
@@ -258,7 +265,8 @@ class Frozen:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.keras"
             keras.saving.save_model(model, path)
-            return cls(path.read_bytes(), custom_objects(model))
+            states = [np.array(keras.ops.convert_to_numpy(state)) for state in _random_states(model)]
+            return cls(path.read_bytes(), states, custom_objects(model))
 
     def thaw(self) -> keras.Model:
         """A model that goes on where the other was."""
@@ -266,7 +274,10 @@ class Frozen:
             path = Path(folder) / "model.keras"
             path.write_bytes(self.content)
             # Whoever unpickles trusts the file; it holds code anyway.
-            return keras.saving.load_model(path, custom_objects=self.custom_objects, safe_mode=False)
+            model = keras.saving.load_model(path, custom_objects=self.custom_objects, safe_mode=False)
+        for state, value in zip(_random_states(model), self.random_states, strict=True):
+            state.assign(value)
+        return model
 
 
 def custom_objects(model: keras.Model) -> dict[str, Any]:
@@ -284,6 +295,11 @@ def custom_objects(model: keras.Model) -> dict[str, Any]:
             if keras.saving.get_registered_object(registered) is None:
                 found[registered] = part
     return found
+
+
+def _random_states(model: keras.Model) -> list[Any]:
+    others = {id(variable) for variable in [*model.weights, *model.metrics_variables]}
+    return [variable for variable in model.variables if id(variable) not in others]
 
 
 def _class_or_function(part: Any) -> Any:

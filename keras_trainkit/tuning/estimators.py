@@ -29,13 +29,13 @@ _SMALLEST = 32
 """Rows of the smallest batch of a prediction: fewer are filled up, so that the number of rows changes no result."""
 
 _WEIGHTS = (
-    "batches are drawn by rows, so a row that is there twice comes in other batches than one of weight two, and float32 "
-    "rounds; with all rows in one batch both train alike to 5 digits"
+    "batches are drawn by rows, so a row that is there twice comes in other batches than one of weight two, and "
+    "float32 rounds; with all rows in one batch both train alike to 5 digits"
 )
 
 _FLAT = (
-    "flat parameters are attributes like the others, but the check knows only those that the constructor names; without "
-    "any it passes"
+    "flat parameters are attributes like the others, but the check knows only those that the constructor names; "
+    "without any it passes"
 )
 
 
@@ -134,7 +134,7 @@ class KerasEstimator(FlatParameters, BaseEstimator):
         targets = keras.tree.map_structure(lambda part: part[rows], encoded)
         if weights is not None:
             weights = weights[rows].astype(keras.config.floatx())
-            weights = [weights] * len(targets) if self._target.several else weights
+            weights = (weights,) * len(targets) if self._target.several else weights
         return x[rows], targets, weights
 
     def _callbacks(self) -> list[Any]:
@@ -153,10 +153,10 @@ class KerasEstimator(FlatParameters, BaseEstimator):
         weights = None
         if sample_weight is not None:
             weights = validation._check_sample_weight(sample_weight, x, dtype="float64")
-            if (weights < 0).any() or not weights.any():
+            if (weights < 0).any() or not weights.any():  # the latter is left to us before scikit-learn 1.9
                 raise ValueError(
-                    "`sample_weight` must be at least 0, and not zero for all rows; a negative weight trains away from "
-                    f"its row. Received: weights from {weights.min()} to {weights.max()}"
+                    "`sample_weight` must be at least 0, and not zero for all rows. "
+                    f"Received: weights from {weights.min()} to {weights.max()}"
                 )
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
@@ -260,8 +260,8 @@ class KerasClassifier(ClassifierMixin, KerasEstimator):
     Raises:
         TypeError: for a parameter that nobody takes.
 
-    Other errors come with `fit`, as scikit-learn has it. A pickle, and a deep copy, holds the model with its weights and
-    the state of its optimizer: `partial_fit` goes on there. Classes of your own come along with the pickle.
+    Other errors come with `fit`, as scikit-learn has it. A pickle, and a deep copy, holds the model with its weights
+    and the state of its optimizer: `partial_fit` goes on there. Classes of your own come along with the pickle.
 
     >>> import keras, numpy as np
     >>> def build(meta, units=8):

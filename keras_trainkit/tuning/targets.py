@@ -103,7 +103,7 @@ class Labels:
         return found.astype("int32")
 
     def encode(self, y: np.ndarray, loss: Any, units: int) -> np.ndarray:
-        """Targets for `loss`: a column of 0 and 1 for one unit, indices for sparse losses, else a row for each class."""
+        """Targets for `loss`: a column of 0 and 1 for one unit, indices for sparse losses, else one-hot rows."""
         codes = self.codes(y)
         if units == 1:
             return codes[:, None].astype(keras.config.floatx())
@@ -254,10 +254,10 @@ class Target:
         return list(y.T)
 
     def encode(self, y: np.ndarray, losses: list[Any], units: list[int]) -> Any:
-        """Targets for Keras: an array, or a list of them."""
+        """Targets for Keras: an array, or a tuple of them, because tf.data takes a list for one tensor."""
         columns = self.columns(y)
         encoded = [head.encode(*rest) for head, *rest in zip(self.heads, columns, losses, units, strict=True)]
-        return encoded if self.several else encoded[0]
+        return tuple(encoded) if self.several else encoded[0]
 
 
 def classification_target(y: np.ndarray, classes: Any = None) -> Target:
