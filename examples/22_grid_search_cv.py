@@ -3,7 +3,7 @@
     python examples/22_grid_search_cv.py
     python examples/22_grid_search_cv.py --jobs 2    # in two processes
 
-The model is a step of a pipeline, after a scaler; parameters of optimizer and training stand in the grid by their names.
+The model is a step of a pipeline, after a scaler. The grid names parameters of optimizer and training as they are.
 """
 
 from __future__ import annotations

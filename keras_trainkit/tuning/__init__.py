@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
+    from keras_trainkit.tuning.search_cv import SearchCV
     from keras_trainkit.tuning.targets import Meta
 
 __all__ = [
     "KerasClassifier",
     "KerasRegressor",
     "Meta",
+    "SearchCV",
     "expected_failed_checks",
 ]
 
@@ -20,6 +22,7 @@ _HOMES = {
     "KerasClassifier": "estimators",
     "KerasRegressor": "estimators",
     "Meta": "targets",
+    "SearchCV": "search_cv",
     "expected_failed_checks": "estimators",
 }
 
