@@ -282,7 +282,7 @@ class Frozen:
 
 def custom_objects(model: keras.Model) -> dict[str, Any]:
     """Classes and functions of a model that Keras would not find by itself, by the names that it looks for."""
-    parts = [type(layer) for layer in backend.flat_layers(model)]
+    parts: list[Any] = [type(layer) for layer in backend.flat_layers(model)]
     parts += [getattr(layer, "activation", None) for layer in backend.flat_layers(model)]
     if model.compiled:
         parts += [type(model.optimizer), *map(_class_or_function, keras.tree.flatten(model.loss))]

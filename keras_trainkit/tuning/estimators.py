@@ -96,13 +96,14 @@ class KerasEstimator(FlatParameters, BaseEstimator):
         """Trains a new model, or without `target` the one that is there, for so many epochs more."""
         batch_size = checks.integer("batch_size", self.batch_size, at_least=1)
         share = checks.number("validation_split", self.validation_split, at_least=0, below=1)
-        done = 0 if target is not None else len(self.history_["loss"])
+        done = 0 if target is not None else max(map(len, self.history_.values()), default=0)
         seed = check_random_state(self.random_state).randint(2**31 - 1) if target is not None else self._seed
         with estimator_models.seeded((seed + done) % 2**31):
             if target is not None:
                 self._start(x, target, seed)
             encoded = self._target.encode(y, self._losses, self._units)
-            train, held_out = slice(None), None
+            train: Any = slice(None)
+            held_out: Any = None
             if share:
                 labels = None if self._target.several or y.ndim > 1 or self.meta_.n_classes is None else y
                 train, held_out = split_rows(len(x), [share], seed, labels)

@@ -218,18 +218,15 @@ class Numbers:
         return (outputs[:, 0] if self.flat else outputs).astype(self.dtype)
 
 
-Head = Labels | Indicator | Numbers
-
-
 class Target:
     """What one `y` asks of a model: one head, or one for each column where each column has classes of its own.
 
     Attributes:
-        heads: what each output of the model answers.
+        heads: what each output of the model answers: `Labels`, `Indicator` or `Numbers`.
         several: whether the model must have a list of outputs.
     """
 
-    def __init__(self, heads: list[Head], several: bool = False) -> None:
+    def __init__(self, heads: list[Any], several: bool = False) -> None:
         self.heads, self.several = heads, several
 
     @property
