@@ -83,7 +83,8 @@ def test_wilcoxon_compares_fold_with_fold():
     assert results["status"][found.best_index_] == "complete" and found.best_params_ == {"quality": 0.9}
     after = results["status"][np.argmax(results["param_quality"] == 0.9) + 1 :]
     assert (after == "pruned").all() or not len(after)
-    assert found.study_.trials[0].intermediate_values[0] == results["split0_test_score"][0]
+    told = found.study_.trials[0].intermediate_values
+    assert [told[fold] for fold in (0, 1, 2)] == [results[f"split{fold}_test_score"][0] for fold in (0, 1, 2)]
 
 
 def test_a_finite_space_ends_without_repetition():
