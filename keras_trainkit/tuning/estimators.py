@@ -387,8 +387,9 @@ class KerasRegressor(RegressorMixin, KerasEstimator):
     targets near 0 and 1 fastest: scikit-learn's `TransformedTargetRegressor` scales others.
 
     Args:
-        model, optimizer, loss, metrics, batch_size, epochs, callbacks, validation_split, shuffle, warm_start,
-            random_state, verbose, **parameters: as for `KerasClassifier`; `validation_split` draws rows at random.
+        model: a function that returns a Keras model, or a model. This and the others are as for `KerasClassifier`.
+        validation_split: share of the rows that is kept for validation, drawn at random.
+        **parameters: arguments of the function, and with a prefix of optimizer and loss.
 
     >>> import keras, numpy as np
     >>> def build(units=8):
