@@ -53,6 +53,11 @@ def real_signature(app, what, name, thing, options, signature, return_annotation
     return None
 
 
+def made_by_scikit_learn(app, what, name, thing, skip, options):
+    """Leaves out the methods for metadata routing, whose text links to scikit-learn's own pages."""
+    return True if name.startswith("set_") and name.endswith("_request") else None
+
+
 class OptimizerTable(SphinxDirective):
     """A table of optimizers with their facts; its argument is the heading of the last column."""
 
@@ -104,3 +109,4 @@ def setup(app):
     app.add_directive("fault-table", FaultTable)
     app.connect("builder-inited", coverage_check.warn_about_missing)
     app.connect("autodoc-process-signature", real_signature)
+    app.connect("autodoc-skip-member", made_by_scikit_learn)
