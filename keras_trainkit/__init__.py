@@ -33,6 +33,7 @@ _SUBPACKAGES = [
     "testing",
     "training",
     "transforms",
+    "tuning",
 ]
 
 __all__ = ["__version__", *_SUBPACKAGES]
