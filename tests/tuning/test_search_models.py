@@ -133,7 +133,10 @@ def test_a_hypermodel_with_its_own_fit(tmp_path):
     assert {"batch_size", "rate", "units"} == set(tuner.get_best_hyperparameters()[0].values)
     trial = tuner.oracle.get_best_trials()[0]
     assert len(trial.metrics.get_history("val_loss")[0].value) == 2
-    assert json.loads((tmp_path / "untitled_project" / f"trial_{trial.trial_id}" / "trial.json").read_text())["status"] == "COMPLETED"
+    assert (
+        json.loads((tmp_path / "untitled_project" / f"trial_{trial.trial_id}" / "trial.json").read_text())["status"]
+        == "COMPLETED"
+    )
 
 
 @pytest.mark.slow

@@ -56,7 +56,10 @@ def test_every_proposal_may_be_the_last(tmp_path):
         setattr(base, method, dying)
         with pytest.raises(Killed):
             killed.search()
-        assert proposed(search(folder, max_trials=4)) == proposed(whole), method
+        again = search(folder, max_trials=4)
+        assert proposed(again) == proposed(whole), method
+        assert all(trial.status == "COMPLETED" for trial in again.oracle.trials.values()), method
+        assert [trial.state.name for trial in again.study.trials].count("COMPLETE") == 4, method
 
 
 def test_torn_files_are_rebuilt(tmp_path):
