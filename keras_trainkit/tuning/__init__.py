@@ -1,4 +1,7 @@
-"""Tuning: hyperparameters of Keras models, searched with scikit-learn's tools."""
+"""Tuning: searches with KerasTuner's face over Optuna's samplers, pruners and storage; estimators for scikit-learn.
+
+The names are loaded at their first use: importing the kit must not import Optuna, which is an extra.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,58 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
+    from keras_trainkit.tuning.hyperband import Hyperband
+    from keras_trainkit.tuning.oracle import Oracle
+    from keras_trainkit.tuning.sampling import halving
     from keras_trainkit.tuning.search_cv import SearchCV
+    from keras_trainkit.tuning.searches import (
+        BayesianOptimization,
+        GridSearch,
+        RandomSearch,
+        Search,
+        SuccessiveHalving,
+        TPESearch,
+    )
     from keras_trainkit.tuning.targets import Meta
-
-__all__ = [
-    "KerasClassifier",
-    "KerasRegressor",
-    "Meta",
-    "SearchCV",
-    "expected_failed_checks",
-]
+    from keras_trainkit.tuning.tuner import NonfiniteError, Tuner
 
 _HOMES = {
+    "BayesianOptimization": "searches",
+    "GridSearch": "searches",
+    "Hyperband": "hyperband",
     "KerasClassifier": "estimators",
     "KerasRegressor": "estimators",
     "Meta": "targets",
+    "NonfiniteError": "tuner",
+    "Oracle": "oracle",
+    "RandomSearch": "searches",
+    "Search": "searches",
     "SearchCV": "search_cv",
+    "SuccessiveHalving": "searches",
+    "TPESearch": "searches",
+    "Tuner": "tuner",
     "expected_failed_checks": "estimators",
+    "halving": "sampling",
 }
+
+__all__ = [
+    "BayesianOptimization",
+    "GridSearch",
+    "Hyperband",
+    "KerasClassifier",
+    "KerasRegressor",
+    "Meta",
+    "NonfiniteError",
+    "Oracle",
+    "RandomSearch",
+    "Search",
+    "SearchCV",
+    "SuccessiveHalving",
+    "TPESearch",
+    "Tuner",
+    "expected_failed_checks",
+    "halving",
+]
 
 
 def __getattr__(name: str) -> Any:
