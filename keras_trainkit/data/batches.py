@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_trainkit.core import checks
-from keras_trainkit.data.feed import Feed, Share, mapped, packed, pieces, sliced, unpacked, weighted
+from keras_trainkit.data.feed import Feed, Share, mapped, packed, pieces, sliced, unpacked, weighted, with_tuples
 from keras_trainkit.data.order import Cutting, Position, Segment
 from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
 
@@ -217,7 +217,7 @@ def _arrays(name: str, part: Any) -> Any:
 
     if _is_list_of_values(part):
         return leaf(part)
-    return mapped(leaf, part)
+    return mapped(leaf, with_tuples(part))
 
 
 def _is_list_of_values(part: Any) -> bool:

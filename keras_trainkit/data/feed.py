@@ -229,6 +229,17 @@ class Feed(backend.Adapter):
             self._position = self._after_epoch(start)
 
 
+def with_tuples(part: Any) -> Any:
+    """The structure with tuples for lists: tf.data takes a list for one array.
+
+    >>> with_tuples({"a": [1, [2, 3]]})
+    {'a': (1, (2, 3))}
+    """
+    if isinstance(part, dict):
+        return {name: with_tuples(value) for name, value in part.items()}
+    return tuple(map(with_tuples, part)) if isinstance(part, (list, tuple)) else part
+
+
 def mapped(function: Callable[[Any], Any], part: Any) -> Any:
     """The structure with the function of each leaf; None stays None."""
     return None if part is None else keras.tree.map_structure(function, part)

@@ -13,7 +13,18 @@ import keras
 import numpy as np
 
 from keras_trainkit.core import backend, checks
-from keras_trainkit.data.feed import Feed, Share, mapped, packed, pieces, rows_of, sliced, unpacked, weighted
+from keras_trainkit.data.feed import (
+    Feed,
+    Share,
+    mapped,
+    packed,
+    pieces,
+    rows_of,
+    sliced,
+    unpacked,
+    weighted,
+    with_tuples,
+)
 from keras_trainkit.data.order import Position, padded_length, repeated
 from keras_trainkit.data.sizes import FixedSize, check_divisible, checked_sizes
 
@@ -273,7 +284,7 @@ def _windows(dataset: Any, window: int, shuffle: bool, seed: int) -> Callable[[i
 
 
 def _paired(batch: Any) -> Any:
-    return mapped(np.asarray, tuple(batch) if isinstance(batch, list) else batch)
+    return mapped(np.asarray, with_tuples(batch))
 
 
 def _joined(blocks: list[Any]) -> Any:

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from keras_trainkit.core import backend
 from keras_trainkit.data.feed import Feed
@@ -45,7 +46,7 @@ class Surroundings:
         self._position = {} if self._data is None else self._data.state()
         self._generators = random.getstate(), np.random.get_state(), backend.operation_seeds()
         seeds = backend.global_seeds()
-        self._seeds = None if seeds is None else (seeds.state, backend.held(seeds.state))
+        self._seeds = None if seeds is None else (seeds.state, np.array(ops.convert_to_numpy(seeds.state)))
 
     def put_back(self) -> None:
         """Gives all of it back."""

@@ -448,3 +448,24 @@ def test_data_parallel_on_jax_equals_one_device():
         np.testing.assert_allclose(trained(), alone, atol=2e-6)
     finally:
         keras.distribution.set_distribution(None)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_lists_of_arrays_for_a_model_of_several_inputs_and_outputs(streams):
+    ends = []
+    x, y = numbers(12)
+    for kind in (list, tuple):
+        inputs = [keras.Input((1,)), keras.Input((1,))]
+        layers = [keras.layers.Dense(1, kernel_initializer="ones") for _ in inputs]
+        model = keras.Model(inputs, [layer(one) for layer, one in zip(layers, inputs, strict=True)])
+        model.compile(keras.optimizers.SGD(1e-3), ["mse", "mae"])
+        given, targets = kind([x, 2 * x]), kind([3 * y, -y])
+        if streams:
+            rows = [tuple(kind(one[i : i + 4] for one in part) for part in (given, targets)) for i in (0, 4, 8)]
+            batches = data.StreamBatches(lambda epoch, rows=rows: iter(rows))
+        else:
+            batches = data.Batches(given, targets, batch_size=4, seed=3)
+        model.fit(batches, epochs=2, verbose=0)
+        ends.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    np.testing.assert_array_equal(*ends)
+    assert np.abs(ends[0] - [1, 0, 1, 0]).min() > 1e-3
