@@ -61,6 +61,9 @@ class Window:
         A replica's gradient is its share of the whole batch's: the shares add up to a mean. Sums and weight are kept so
         that they mean the same on any number of replicas.
         """
+        known = backend.built_variables(self._optimizer)
+        # What was frozen since does not move on by its momentum; what it had in this window is left out.
+        self._met = {index for index in self._met if known[index].trainable}
         for gradient, variable in zip(gradients, variables, strict=True):
             index = backend.variable_index(self._optimizer, variable)
             self._met.add(index)

@@ -139,7 +139,7 @@ class TransformOptimizer(ReduceStep, UpdateStep, Watched, keras.optimizers.Optim
         self._scaled_outside = False
         self.scheduled = hyperparameters.Schedules()
         self._norms = Norms()
-        self._flush_step: Any = None
+        self._flush_steps: dict[tuple[int, ...], Any] = {}
         self._window: Any = None
         self._programs = fusion.Programs()
         self._aside: evaluation.Aside | None = None
@@ -372,11 +372,12 @@ class TransformOptimizer(ReduceStep, UpdateStep, Watched, keras.optimizers.Optim
         """Ends a window that is only part full, as `last_window` says; `fit` calls it at its end."""
         if not self.built or self._window is None or self.last_window == "carry":
             return
-        if self._flush_step is None:
+        moving = tuple(map(id, self._window.variables()))
+        if moving not in self._flush_steps:
             end = self._close if self.last_window == "apply" else self._window.empty
-            self._flush_step = backend.replica_step(self, lambda: self._end_if(self._window.begun(), end))
+            self._flush_steps[moving] = backend.replica_step(self, lambda: self._end_if(self._window.begun(), end))
         with evaluation.training_weights(self):
-            self._flush_step()
+            self._flush_steps[moving]()
 
     def _end_if(self, predicate: Any, end: Any) -> None:
         backend.when_on_replicas(predicate, end, self.written_variables(self._window.variables()))

@@ -52,6 +52,22 @@ def test_without_memory_for_sums_a_window_cannot_grow():
         ).optimizer.gradient_accumulation_steps = 0
 
 
+@pytest.mark.tensorflow  # on JAX Keras wants an optimizer to be built for exactly what trains
+def test_what_is_frozen_between_fits_stays():
+    """Momentum and decay would move it: the window must not take it for one of those that train."""
+    optimizer = optimizers.SGD(0.1, momentum=0.9, weight_decay=0.1, gradient_accumulation_steps=3)
+    model = small_model(optimizer)
+    fit(model, epochs=1)  # four batches: ends in the middle of a window
+    hidden, head = model.layers
+    hidden.trainable = False
+    model.compile(optimizer, "mse", jit_compile=False)
+    frozen, free = [[ops.convert_to_numpy(v) for v in layer.weights] for layer in (hidden, head)]
+    fit(model, epochs=2)
+    for before, after in zip(frozen, hidden.weights, strict=True):
+        np.testing.assert_array_equal(before, ops.convert_to_numpy(after))
+    assert np.abs(free[0] - ops.convert_to_numpy(head.weights[0])).max() > 1e-3
+
+
 def test_variables_without_a_gradient_in_the_window_stay():
     first, second = keras.Variable(np.zeros(1, "float32")), keras.Variable(np.ones(1, "float32"))
     optimizer = optimizers.SGD(1.0, momentum=0.9, weight_decay=0.1, gradient_accumulation_steps=2)
