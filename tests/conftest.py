@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import signal
+import zlib
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell without job control; the tests of Ctrl-C need it to act.
@@ -24,12 +25,37 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--rows", type=int, metavar="N", help="of every parametrized test run N rows alone, others for other tests"
+    )
+    parser.addoption("--thorough", action="store_true", help="run the tests marked so, too")
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config, items):
+    kept = {item for item in items if config.option.thorough or "thorough" not in item.keywords}
+    if config.option.rows:
+        kept = _spread([item for item in items if item in kept], config.option.rows)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
     if keras.backend.backend() != "tensorflow":
         skip = pytest.mark.skip(reason="this test needs Keras on TensorFlow; Keras runs on " + keras.backend.backend())
         for item in items:
             if "tensorflow" in item.keywords:
                 item.add_marker(skip)
+
+
+def _spread(items, rows):
+    """Of each function's rows so many, evenly spread; where they begin depends on its name, so that all have a turn."""
+    functions = {}
+    for item in items:
+        functions.setdefault(item.nodeid.split("[")[0], []).append(item)
+    kept = set()
+    for name, its in functions.items():
+        begin = zlib.crc32(name.encode())
+        kept |= {its[(begin + len(its) * turn // rows) % len(its)] for turn in range(rows)}
+    return kept
 
 
 def pytest_collection_finish():

@@ -187,17 +187,20 @@ def test_each_with_another(pair, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", [1, -1], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("active", [None, *ACTIVE])
+def test_all_quiet_ones_at_once(active, step, tmp_path):
+    """In the order of their names and the other way round, and with one that changes training among them."""
+    names = sorted([*QUIET, *([] if active is None else [active])])
+    names = [name for name in names[::step] if name != "evaluation"]
+    values, history = trained([ALL[name](tmp_path) for name in names])
+    same(values, alone(active))
+    assert all(math.isfinite(value) for name in history for value in history[name])
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", ALL)
 def test_all_pairs_of(first, tmp_path):
     for pair in PAIRS:
         if pair[0] == first and pair not in COVERING:
             assert_pair(pair, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, -1])
-def test_all_quiet_ones_at_once(step, tmp_path):
-    """In the order of their names and the other way round."""
-    names = [name for name in QUIET if name != "evaluation"]
-    listed = [QUIET[name](tmp_path) for name in names]
-    same(trained(listed[::step])[0], trained([])[0])

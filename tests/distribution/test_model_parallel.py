@@ -1,7 +1,7 @@
 """Model parallelism with Keras on JAX. It needs 8 devices from the start, so it runs in processes of its own.
 
 None of it is marked slow, although it takes a minute: the environment of JAX leaves out what is slow. Some optimizers
-stand for the others there; all run by `KERAS_BACKEND=jax pytest -m exhaustive tests/distribution`.
+stand for the others there; all run by `KERAS_BACKEND=jax pytest --thorough tests/distribution`.
 """
 
 import json
@@ -34,7 +34,7 @@ def found(*parts):
 
 
 @pytest.mark.parametrize(
-    "names", [SOME, *(pytest.param(OTHERS[i::5], marks=pytest.mark.exhaustive) for i in range(5))], ids=" ".join
+    "names", [SOME, *(pytest.param(OTHERS[i::5], marks=pytest.mark.thorough) for i in range(5))], ids=" ".join
 )
 def test_optimizers_on_eight_devices_equal_one_and_hold_what_the_layout_said(names):
     rows = found(*names)
