@@ -59,7 +59,12 @@ def _spread(items, rows):
 
 
 def pytest_collection_finish():
-    # What the imports made stays, and need not be looked at again and again.
+    gc.set_threshold(20_000, 10, 10)  # a traced function makes objects by the ten thousands
+    _keep_what_is_there()
+
+
+def _keep_what_is_there():
+    """What is alive stays, for the most part: to look at it again and again takes longer than the tests."""
     gc.collect()
     gc.freeze()
 
@@ -81,8 +86,9 @@ def same_random_numbers(request):
 def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
-    # Collecting garbage after each test would take longer than the tests: there are millions of objects.
-    keras.utils.clear_session(free_memory=next(_tests) % 50 == 0)
+    keras.utils.clear_session(free_memory=False)
+    if next(_tests) % 50 == 0:
+        _keep_what_is_there()
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     if keras.backend.backend() == "jax":

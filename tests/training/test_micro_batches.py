@@ -430,4 +430,4 @@ def test_real_memory_that_runs_out(monkeypatch):
         process.kill()
         process.join()
     assert size in (1024, 2048, 4096, 8192)
-    assert_close(found, weights, 1e-5)
+    assert_close(found, weights, 1e-4)  # a hundredth of one of the three steps
