@@ -49,7 +49,7 @@ class GridSearch(_Named):
     A range without a step is cut into 10 values. A search that was killed goes on with the points that are left.
 
     Args:
-        hypermodel, objective, seed, **kwargs: as in `RandomSearch`.
+        hypermodel, objective, seed, kwargs: as in `RandomSearch`.
         max_trials: ends the search before the space does; None is the whole space.
     """
 
@@ -72,7 +72,7 @@ class TPESearch(_Named):
     For spaces with choices and conditions. Choices of numbers are ordered.
 
     Args:
-        hypermodel, objective, max_trials, seed, **kwargs: as in `RandomSearch`.
+        hypermodel, objective, max_trials, seed, kwargs: as in `RandomSearch`.
         num_initial_points: how many trials are random before the model proposes; None is 10.
     """
 
@@ -98,7 +98,7 @@ class BayesianOptimization(_Named):
     the process looks at complete trials only and would propose again what was pruned.
 
     Args:
-        hypermodel, objective, max_trials, seed, **kwargs: as in `RandomSearch`.
+        hypermodel, objective, max_trials, seed, kwargs: as in `RandomSearch`.
         num_initial_points: how many trials are random before the model proposes; None is 10.
         alpha: taken for KerasTuner's sake and not used: the process fits the noise itself.
         beta: likewise: expected improvement has no such balance.
@@ -132,7 +132,7 @@ class SuccessiveHalving(_Named):
     Asynchronous successive halving (Li et al. 2018, arXiv:1810.05934): nobody waits for a rung to fill.
 
     Args:
-        hypermodel, objective, max_trials, seed, **kwargs: as in `RandomSearch`.
+        hypermodel, objective, max_trials, seed, kwargs: as in `RandomSearch`.
         max_epochs: of a whole training; `search` trains as many unless it is given `epochs`.
         min_epochs: before the first trial may end; None is a thirteenth of `max_epochs`, at least 2.
         factor: of the epochs from rung to rung, and the share of trials that goes on, at least 2.
@@ -165,7 +165,7 @@ class Search(_Named):
     process, if torch is there, all else to TPE. With `max_epochs` successive halving ends what falls behind.
 
     Args:
-        hypermodel, objective, max_trials, seed, **kwargs: as in `RandomSearch`.
+        hypermodel, objective, max_trials, seed, kwargs: as in `RandomSearch`.
         max_epochs: of a whole training; None prunes nothing.
     """
 
