@@ -289,6 +289,11 @@ def when(
 
         tf.cond(predicate, branch(then), branch(otherwise))
         return
+    if not _is_traced(predicate):
+        body = then if predicate else otherwise
+        if body is not None:
+            body()
+        return
 
     # JAX's trainer empties the variables while it traces: all that its scope knows must be known inside the branches.
     known = dict(get_stateless_scope().state_mapping) if _records_writes() else {}
@@ -308,6 +313,20 @@ def when(
 
     for variable, value in zip(variables, ops.cond(predicate, pure(then), pure(otherwise)), strict=True):
         variable.assign(value)
+
+
+def choose(predicate: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """What the one function returns or the other, as the scalar tensor `predicate` says; both return alike."""
+    if not ON_TENSORFLOW and not _is_traced(predicate):
+        return then() if predicate else otherwise()
+    return ops.cond(predicate, then, otherwise)
+
+
+def _is_traced(value: Any) -> bool:
+    """Whether JAX will know the value only later. One that it knows already decides by itself: outside of compiled
+    functions JAX would compile a conditional anew each time, for half a second."""
+    jax = sys.modules.get("jax")
+    return keras.backend.backend() == "jax" and jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def compiles_updates() -> bool:
@@ -376,7 +395,7 @@ def values_if(predicate: Any, variables: list[Any]) -> Callable[[], list[Any]]:
 def values_where(predicate: Any, compute: Callable[[], list[Any]], count: int) -> list[Any]:
     """What `compute` returns, `count` float32 scalars, if the scalar tensor `predicate` is true; zeros if not."""
     zeros = [ops.zeros(()) for _ in range(count)]
-    return list(ops.cond(predicate, compute, lambda: zeros))
+    return list(choose(predicate, compute, lambda: zeros))
 
 
 def sum_of_squares(tensor: Any) -> Any:

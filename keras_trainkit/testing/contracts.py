@@ -382,7 +382,7 @@ def small_model(optimizer: Any, constraint: bool = False, dtype: Any = None) -> 
             keras.layers.Dense(3, dtype=dtype, name="head"),
         ]
     )
-    model.compile(optimizer, "mse", jit_compile=False)
+    model.compile(optimizer, "mse", jit_compile=keras.backend.backend() == "jax")
     return model
 
 

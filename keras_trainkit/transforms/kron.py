@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.core import checks, randomness
+from keras_trainkit.core import backend, checks, randomness
 from keras_trainkit.core.linear_algebra import spectral_norm_bound, transpose
 from keras_trainkit.core.numerics import one_minus_power
 from keras_trainkit.core.transform import Context, Slot, State, Tensor, Transform, register_transform
@@ -107,7 +107,7 @@ class ScaleByKron(Transform):
             even = [ops.where(balance, b, f) for b, f in zip(balanced(factors), factors, strict=True)]
             return fitted(even, signal, noise, self.precond_lr)
 
-        factors = ops.cond(due, fit, lambda: list(factors))
+        factors = backend.choose(due, fit, lambda: list(factors))
         for axis, factor in enumerate(factors):
             new[f"factor_{axis}"] = factor
         direction = mean

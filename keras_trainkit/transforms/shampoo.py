@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.core.linear_algebra import inverse_root, transpose
 from keras_trainkit.core.numerics import one_minus_power
 from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, register_transform
@@ -123,7 +123,7 @@ class ScaleByShampoo(Transform):
 
         since = count - self._start()
         due = ops.logical_and(since >= 0, ops.equal(ops.mod(since, self.precondition_frequency), 0))
-        return ops.cond(due, refresh, lambda: list(roots))
+        return backend.choose(due, refresh, lambda: list(roots))
 
     def _start(self) -> int:
         return self.start_preconditioning_step or self.precondition_frequency

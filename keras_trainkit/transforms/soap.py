@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
 from keras_trainkit.core.linear_algebra import eigenbasis, outer_product, rotate
 from keras_trainkit.core.numerics import one_minus_power
 from keras_trainkit.core.transform import LeafContext, Slot, State, Tensor, Transform, register_transform
@@ -111,7 +111,7 @@ class ScaleBySoap(Transform):
             return [velocity, *bases]
 
         due = ops.equal(ops.mod(seen, self.precondition_frequency), 0)
-        return ops.cond(due, lambda: ops.cond(ops.equal(seen, 0), make, turn), keep)
+        return backend.choose(due, lambda: backend.choose(ops.equal(seen, 0), make, turn), keep)
 
     def _shampoo_beta(self) -> float:
         return self.beta_2 if self.shampoo_beta is None else self.shampoo_beta

@@ -26,6 +26,19 @@ def test_samples_weigh_micro_batches():
     assert step.parameters()[0][0] == pytest.approx(-np.average(gradients, weights=samples), abs=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow has graphs that are not compiled")
+@pytest.mark.parametrize("make", [optimizers.Adam, optimizers.SOAP, optimizers.Shampoo, optimizers.Kron])
+def test_steps_that_are_not_compiled_do_the_same(make):
+    """On JAX they decide what is conditional by themselves."""
+    ends = []
+    for compiled in (True, False):
+        model = small_model(make(0.01, gradient_accumulation_steps=3, global_clipnorm=0.1))
+        model.compile(model.optimizer, "mse", jit_compile=compiled)
+        fit(model, epochs=4)
+        ends.append(model.get_weights())
+    assert_close(*ends, 5e-5)  # one step is 0.01 long
+
+
 def test_a_window_may_grow_and_shrink_between_steps():
     step = Stepper(optimizers.SGD(1.0, gradient_accumulation_steps=3), [np.zeros(1)], dtype="float32")
     ends = []
