@@ -51,7 +51,7 @@ def _spread(items, rows):
     functions = {}
     for item in items:
         functions.setdefault(item.nodeid.split("[")[0], []).append(item)
-    kept = set()
+    kept = {item for item in items if "every_row" in item.keywords}
     for name, its in functions.items():
         begin = zlib.crc32(name.encode())
         kept |= {its[(begin + len(its) * turn // rows) % len(its)] for turn in range(rows)}

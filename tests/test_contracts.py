@@ -38,6 +38,7 @@ def test_every_argument_counts(case):
 
 
 @every_case
+@pytest.mark.every_row
 def test_equals_numpy_twin(case):
     contracts.equals_twin(case)
 
