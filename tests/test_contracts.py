@@ -80,14 +80,10 @@ def test_micro_batches_equal_big_ones(case):
 
 
 @case_at_length
-def test_resumes_exactly(case, tmp_path):
-    contracts.resumes_exactly(case, tmp_path)
-
-
-@case_at_length
-@pytest.mark.tensorflow
-def test_resumes_into_two_replicas(case, tmp_path, two_replicas):
-    contracts.resumes_exactly(case, tmp_path, two_replicas)
+def test_resumes_exactly(case, tmp_path, request):
+    """On one device, and on two replicas where there are such."""
+    replicas = request.getfixturevalue("two_replicas") if keras.backend.backend() == "tensorflow" else None
+    contracts.resumes_exactly(case, tmp_path, replicas)
 
 
 @case_at_length
