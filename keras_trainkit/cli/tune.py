@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +75,8 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Searches, and prints what was found."""
     try:
-        found = resumed(arguments) if arguments.resume else begun(arguments)
+        with stdout_kept_clean() if arguments.json else contextlib.nullcontext():
+            found = resumed(arguments) if arguments.resume else begun(arguments)
     except (RecipeError, ValueError) as error:
         raise BadInput(" ".join(str(error).split())) from None
     if arguments.json:
@@ -129,6 +133,21 @@ def resumed(arguments: argparse.Namespace) -> Found:
         train_best=not arguments.skip_best_run,
         **settings_of(arguments),
     )
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Sends what is printed to standard error, by processes of trials too."""
+    sys.stdout.flush()
+    original = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(original, 1)
+        os.close(original)
 
 
 def import_tuning() -> None:

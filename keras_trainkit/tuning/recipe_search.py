@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from keras_trainkit import data, recipes
 from keras_trainkit.core import checks
-from keras_trainkit.recipes import Recipe, RecipeError, run_directory
+from keras_trainkit.recipes import Recipe, RecipeError, preparation, run_directory
 from keras_trainkit.tuning import sampling
 from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.training_models import RecipeModel
@@ -136,9 +138,9 @@ def tune(
     dataset = dataset or data.load(recipe.data, target=recipe.target, seed=recipe.seed)
     _check_objective(settings.objective, dataset)
     model = RecipeModel(recipe, space, dataset)
-    hp = keras_tuner.HyperParameters()
-    model.declare_hyperparameters(hp)
-    model.build(hp)  # what is wrong with data, model or recipe shows here, before anything is written
+    model.declare_hyperparameters(keras_tuner.HyperParameters())
+    with preparation.dtype_policy(recipe.precision):
+        preparation.prepare(recipe, dataset)  # what is wrong shows here, before anything is written
     path = _make_folder(recipe.name, directory, overwrite)
     facts = {"recipe": recipe.to_dict(), "space": space.to_dict(), "settings": dataclasses.asdict(settings)}
     run_directory.write_json(path / SETTINGS, facts)
@@ -218,9 +220,10 @@ def _carry_out(
         max_epochs=model.recipe.epochs, time_budget=settings.time_budget,
     )  # fmt: skip
     oracle.verbose = int(progress)
-    tuner = Tuner(
-        oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name,
-    )  # fmt: skip
+    with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
+        tuner = Tuner(
+            oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name
+        )
     if not oracle.trials:
         tuner.enqueue_values(model.space.start_point(model.recipe, oracle.get_space()))
     found = Found("interrupted", model.recipe.name, str(path), settings.objective, {}, 0.0)

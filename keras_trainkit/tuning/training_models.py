@@ -27,6 +27,8 @@ class RecipeModel(keras_tuner.HyperModel):
         dataset: the recipe's data.
     """
 
+    declares_all = True
+
     def __init__(self, recipe: Recipe, space: TrainingSpace, dataset: Dataset) -> None:
         super().__init__(name=recipe.name)
         self.recipe, self.space, self.dataset = recipe, space, dataset
@@ -127,7 +129,7 @@ class TrainingModel(keras_tuner.HyperModel):
         super().__init__()
         self.recipe = recipe or Recipe()
         self.space, self.classes = space, classes
-        self._build = build.build if isinstance(build, keras_tuner.HyperModel) else build
+        self._model_of = build.build if isinstance(build, keras_tuner.HyperModel) else build
         self._compiled_with = {"loss": loss, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if self.recipe.warmup >= 1:
             raise ValueError(
@@ -145,7 +147,7 @@ class TrainingModel(keras_tuner.HyperModel):
             self.declare_hyperparameters(hp)
         recipe = self.space.recipe(hp.values, self.recipe)
         with preparation.dtype_policy(recipe.precision):
-            model = self._build(hp)
+            model = self._model_of(hp)
             if model.compiled or not model.built:
                 state = "compiled" if model.compiled else "not built"
                 raise ValueError(

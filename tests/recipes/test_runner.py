@@ -99,7 +99,7 @@ def test_a_run_leaves_everything_it_promises(here, real_report):
 def test_a_run_against_overfitting_learns_from_rows_of_probabilities(here):
     keys = {"augmentation": "mixup", "label_smoothing": 0.1, "regularizer": "l2", "initializer": "orthogonal"}
     job = preparation.prepare(change(EASY, **keys))
-    x, y = next(iter(job.batches()))
+    _, y = next(iter(job.batches()))
     assert y.shape == (16, 2) and 0.05 <= np.min(y) < np.max(y) <= 0.95  # smoothed, and some mixed
     assert len(np.unique(np.round(y, 4))) > 4
     result = recipes.run(change(EASY, **keys), "mixed", progress=False)

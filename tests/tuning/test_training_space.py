@@ -1,15 +1,15 @@
 """`TrainingSpace`: what users may say, what is declared, and the recipe of a point."""
 
+import itertools
 import json
 import types
 from pathlib import Path
 
+import keras_tuner
+import numpy as np
 import pytest
 
-keras_tuner = pytest.importorskip("keras_tuner")
 pytest.importorskip("optuna", reason="the extra `tuning` is not installed")
-
-import numpy as np
 
 from keras_trainkit.recipes import Recipe, RecipeError, catalog
 from keras_trainkit.tuning import Range, TrainingSpace, spaces, training_ranges
@@ -36,7 +36,7 @@ def test_more_is_searched_with_more_trials():
     kept = [TrainingSpace.ready(trials).searched for trials in (1, 9, 10, 24, 25, 60, 150, 1000)]
     assert kept[0] == kept[1] == ["learning_rate"]
     assert kept[2] == kept[3] == ["learning_rate", "weight_decay", "batch_size"]
-    for fewer, more in zip(kept, kept[1:], strict=False):
+    for fewer, more in itertools.pairwise(kept):
         assert set(fewer) <= set(more)
     assert {"optimizer", "schedule"} <= set(kept[4]) and kept[6] == kept[7]
     with pytest.raises(ValueError, match="`trials` must be an integer at least 1"):
