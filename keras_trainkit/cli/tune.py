@@ -283,6 +283,7 @@ def rows(found: Found) -> Sequence[tuple[str, str]]:
     values = best.get("values", {})
     shown = [
         ("Ended by", found.stop_reason or ""),
+        *(("Failure", reason) for reason in found.failures[:5]),
         (f"Best {found.objective}", f"{best['score']:.5g} (trial {best['trial']})" if best else ""),
         ("The recipe as given", f"{first['score']:.5g}" if first else ""),
         *((name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in values.items()),

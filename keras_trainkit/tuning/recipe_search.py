@@ -75,7 +75,7 @@ class Settings:
 class Found:
     """What a search came to, in plain values.
 
-    `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe as it was given, if it was tried.
+    `failures` are the reasons, each once. `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe as it was given, if it was tried.
     `result` is that of the run with the best recipe, as in `recipes.Result`.
     """
 
@@ -86,6 +86,7 @@ class Found:
     trials: dict[str, int]
     seconds: float
     stop_reason: str | None = None
+    failures: list[str] = dataclasses.field(default_factory=list)
     best: dict[str, Any] | None = None
     first: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
@@ -277,6 +278,8 @@ def _sum_up(found: Found, tuner: Tuner, model: RecipeModel) -> None:
     ended = [trial for trial in trials if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED)]
     failed = [trial for trial in ended if trial.status == TrialStatus.FAILED]
     pruned = [trial for trial in ended if trial.trial_id in oracle.ended_early]
+    reasons = {trial.message.splitlines()[0] for trial in failed if trial.message}
+    found.failures = sorted(reasons)
     found.trials = {
         "completed": len(ended) - len(failed) - len(pruned),
         "pruned": len(pruned),
@@ -284,7 +287,7 @@ def _sum_up(found: Found, tuner: Tuner, model: RecipeModel) -> None:
     }
     if ended and trials[0] in ended and trials[0] not in failed:
         found.first = _described(trials[0])
-    best = oracle.get_best_trials(1)
+    best = [trial for trial in oracle.get_best_trials(1) if trial.status == TrialStatus.COMPLETED]
     if best:
         found.best = _described(best[0])
         found.recipe = model.recipe_of(best[0].hyperparameters).to_dict()

@@ -100,7 +100,8 @@ def test_ctrl_c_keeps_what_was_tried(here, monkeypatch, capsys):
 def test_all_that_fails_is_a_failure_with_its_reason(here, capsys):
     arguments = ["tune", "--data", "easy.npz", "--model", "tune_net:small", "--epochs", "1", "--trials", "2"]
     assert main([*arguments, "--search", "batch_size=500,600", "--workers", "0", "--quiet"]) == 1
-    assert "2 failed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 failed" in out and "lower batch_size" in " ".join(out.split())
 
 
 def test_trials_that_fall_behind_end_early_but_not_before_a_third_of_the_run():
