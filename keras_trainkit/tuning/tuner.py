@@ -141,6 +141,11 @@ class Tuner(keras_tuner.Tuner):
         self._running = trial
         return super().run_trial(trial, *args, **kwargs)
 
+    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        # What comes back is read by `outcomes`; KerasTuner refuses a mapping that holds several objectives.
+        hp = trial.hyperparameters
+        return self.hypermodel.fit(hp, self._build_hypermodel(hp), *args, **kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         # A trial's process has its own oracle, which asks this one.
         return self.__dict__ | {"oracle": None, "_running": None}
