@@ -142,9 +142,13 @@ class Tuner(keras_tuner.Tuner):
         return super().run_trial(trial, *args, **kwargs)
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        # What comes back is read by `outcomes`; KerasTuner refuses a mapping that holds several objectives.
+        # KerasTuner's own refuses a mapping with several objectives; here `outcomes` reads what comes back.
         hp = trial.hyperparameters
-        return self.hypermodel.fit(hp, self._build_hypermodel(hp), *args, **kwargs)
+        model = self._try_build(hp)
+        results = self.hypermodel.fit(hp, model, *args, **kwargs)
+        config = Path(self._get_build_config_fname(trial.trial_id))
+        config.write_text(json.dumps(model.get_build_config()), encoding="utf-8")
+        return results
 
     def __getstate__(self) -> dict[str, Any]:
         # A trial's process has its own oracle, which asks this one.
