@@ -75,8 +75,8 @@ class Settings:
 class Found:
     """What a search came to, in plain values.
 
-    `failures` are the reasons, each once. `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe as
-    it was given, if it was tried. `result` is that of the run with the best recipe, as in `recipes.Result`.
+    `failures` are the reasons, each once. `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe
+    as it was given, if it was tried. `result` is that of the run with the best recipe, as in `recipes.Result`.
     """
 
     status: str
