@@ -197,13 +197,16 @@ class Tuner(keras_tuner.Tuner):
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         model = super()._build_hypermodel(hp)
         if "tuner/trial_id" in hp.values and not self._loading:
-            parent = hp.values["tuner/trial_id"]
-            if not model.built:
-                model.build_from_config(json.loads(Path(self._get_build_config_fname(parent)).read_text("utf-8")))
-            # Slots that are not there yet would be left out without a word, and every promotion restart them.
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self._get_checkpoint_fname(parent))
+            self._inherit(model, hp.values["tuner/trial_id"])
         return model
+
+    def _inherit(self, model: keras.Model, parent: str) -> None:
+        """Takes over weights and optimizer of another trial."""
+        if not model.built:
+            model.build_from_config(json.loads(Path(self._get_build_config_fname(parent)).read_text("utf-8")))
+        # Slots that are not there yet would be left out without a word, and every promotion restart them.
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._get_checkpoint_fname(parent))
 
     def load_model(self, trial: Trial) -> keras.Model:
         """The model of a trial at its best epoch.
