@@ -250,12 +250,12 @@ def _regularize_by(model: Any, schedule: Any) -> list[Callable[[], None]]:
     for variable in model.trainable_weights:
         regularizer = variable.regularizer
         if regularizer is not None:
-            variable.regularizer = _ScheduledRegularizer(model, regularizer, schedule)
+            variable.regularizer = Scheduled(model, regularizer, schedule)
             undo.append(functools.partial(setattr, variable, "regularizer", regularizer))
     for layer in backend.flat_layers(model):
         regularizer = layer.activity_regularizer
         if regularizer is not None:
-            layer.activity_regularizer = _ScheduledRegularizer(model, regularizer, schedule)
+            layer.activity_regularizer = Scheduled(model, regularizer, schedule)
             layer.get_config = _config_with(layer, regularizer)
             undo.append(functools.partial(setattr, layer, "activity_regularizer", regularizer))
             undo.append(functools.partial(delattr, layer, "get_config"))
@@ -279,7 +279,7 @@ def _config_with(layer: Any, regularizer: Any) -> Callable[[], dict[str, Any]]:
     return get_config
 
 
-class _ScheduledRegularizer(keras.regularizers.Regularizer):
+class Scheduled(keras.regularizers.Regularizer):
     """A regularizer times what a schedule says. It is never saved: layers keep their own."""
 
     def __init__(self, model: Any, own: Callable[[Any], Any], schedule: Any) -> None:

@@ -20,6 +20,7 @@ from keras_trainkit.cli import (
     report,
     resume,
     train,
+    tune,
 )
 from keras_trainkit.cli.errors import BAD_INPUT, COMPLETED, FAILED, INTERRUPTED, BadInput
 from keras_trainkit.core import checks
@@ -66,7 +67,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (train, resume, lr_find, report, compare, autopsy, launch, listing, plot_schedule, doctor):
+    for command in (train, tune, resume, lr_find, report, compare, autopsy, launch, listing, plot_schedule, doctor):
         command.add_to(commands)
     return parser
 

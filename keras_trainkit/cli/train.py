@@ -14,7 +14,7 @@ from keras_trainkit.cli.errors import COMPLETED, FAILED, INTERRUPTED, BadInput
 from keras_trainkit.cli.quiet import import_tensorflow
 from keras_trainkit.recipes import Recipe, RecipeError, Result, run_directory
 from keras_trainkit.recipes.rates import SCHEDULES
-from keras_trainkit.recipes.recipe import PRECISIONS, read_file
+from keras_trainkit.recipes.recipe import AUGMENTATIONS, PRECISIONS, read_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,6 +109,12 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     option(how, "accumulation", "steps whose gradients make one update", "N", type=int)
     option(how, "epochs", "passes over the training data", "N", type=int)
     option(how, "seed", "of the split, the order, the weights and dropout", "N", type=int)
+    against = parser.add_argument_group("against overfitting")
+    option(against, "dropout", "the rate of all layers of dropout (default: each its own)", "RATE", type=float)
+    option(against, "initializer", "of kernels that the model leaves to Keras's default", "NAME")
+    option(against, "regularizer", "a penalty on kernels, such as l2; its strength by --config", "NAME")
+    option(against, "augmentation", "mixes examples and their targets", choices=AUGMENTATIONS)
+    option(against, "label_smoothing", "how far targets of classes move towards all alike", "SHARE", type=float)
     parser.add_argument(
         "--config", metavar="FILE", help="a recipe of these options in JSON or YAML, or a run's recipe.json"
     )

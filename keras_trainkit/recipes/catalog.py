@@ -29,6 +29,7 @@ KINDS = (
     "recipes",
     "reporting",
     "resuming",
+    "tuning",
 )
 
 
@@ -90,13 +91,27 @@ def own_rate(optimizer: str) -> float:
     >>> own_rate("lion"), own_rate("prodigy")
     (0.0001, 1.0)
     """
+    return float(own_defaults(optimizer)["learning_rate"])
+
+
+def own_defaults(optimizer: str) -> dict[str, Any]:
+    """The arguments of an optimizer with their defaults, those that are plain values.
+
+    >>> own_defaults("adamw")["beta_2"]
+    0.999
+    """
     node = _definition(_optimizer(optimizer).name, _PACKAGE / "optimizers" / "__init__.py", whole=True)
     initializer = next(each for each in ast.walk(node) if getattr(each, "name", "") == "__init__") if node else None
     if not isinstance(initializer, ast.FunctionDef):
         raise ValueError(f"the source of {optimizer} has no __init__")
-    arguments = initializer.args.args
-    defaults = dict(zip(reversed([a.arg for a in arguments]), reversed(initializer.args.defaults), strict=False))
-    return float(ast.literal_eval(defaults["learning_rate"]))
+    arguments = initializer.args
+    pairs = [
+        *zip(reversed(arguments.args), reversed(arguments.defaults), strict=False),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return {
+        argument.arg: ast.literal_eval(value) for argument, value in pairs if value is not None and _is_plain(value)
+    }
 
 
 def _optimizer(name: str) -> Part:
@@ -184,6 +199,14 @@ def _info(node: ast.ClassDef | ast.FunctionDef) -> dict[str, Any] | None:
     declared = [line for line in fields.body if isinstance(line, ast.AnnAssign)] if fields is not None else []
     known = {ast.unparse(line.target): ast.literal_eval(line.value) for line in declared if line.value is not None}
     return known | {str(argument.arg): ast.literal_eval(argument.value) for argument in call.keywords}
+
+
+def _is_plain(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:

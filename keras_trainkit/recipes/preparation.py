@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_trainkit import data, distribution, optimizers, precision
-from keras_trainkit.recipes import batches, models, rates
+from keras_trainkit.recipes import adjustments, batches, models, rates
 from keras_trainkit.recipes.errors import RecipeError
 from keras_trainkit.recipes.recipe import Recipe
 
@@ -24,7 +24,7 @@ class Job:
 
     `trained` is compiled under the recipe's strategy and takes encoded examples. `twin` is the same model without
     optimizer and strategy; it is given the trained weights to measure and save them. `complete` goes from raw values
-    through `twin` to predictions.
+    through `twin` to predictions. Training batches go through `maps`.
     """
 
     recipe: Recipe
@@ -35,6 +35,14 @@ class Job:
     steps_per_epoch: int
     updates: int
     warmup_updates: int
+    maps: tuple[Any, ...] = ()
+
+    def batches(self) -> data.Batches:
+        """The training data as the run sees it: whole batches, pass after pass."""
+        recipe = self.recipe
+        return data.Batches(
+            *self.dataset.train, batch_size=recipe.batch_size, seed=recipe.seed, endless=True, maps=[*self.maps]
+        )
 
     def headline(self) -> str:
         """What is about to run, for people."""
@@ -82,14 +90,17 @@ def prepare(recipe: Recipe, dataset: data.Dataset | None = None) -> Job:
         raise RecipeError(
             f"`warmup` must be shorter than the run, which has {updates} updates. Received: warmup={warmup}"
         )
+    classes = dataset.outputs if dataset.task == "classification" else None
+    maps = tuple(adjustments.augmentations(recipe, classes, dataset.input_shape))
     with strategy.scope():
         trained, twin = models.build(recipe.model, dataset.input_shape, dataset.outputs)
+        adjustments.adjust(trained, recipe)
     distribution.separate_seeds(trained)
     with _as_recipe_error("`model`: "):
         complete = dataset.attach(twin, softmax=True)
     with strategy.scope():
-        trained.compile(make_optimizer(recipe, updates, warmup), **objective(dataset.task))
-    return Job(recipe, dataset, trained, twin, complete, steps, updates, warmup)
+        trained.compile(make_optimizer(recipe, updates, warmup), **objective(dataset.task, soft=bool(maps)))
+    return Job(recipe, dataset, trained, twin, complete, steps, updates, warmup, maps)
 
 
 def make_schedule(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -107,10 +118,15 @@ def make_schedule(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers
 
 def make_optimizer(recipe: Recipe, updates: int, warmup: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer with its schedule, clipping, decay, accumulation and, in float16, loss scaling."""
+    return optimizer_with(recipe, make_schedule(recipe, updates, warmup))
+
+
+def optimizer_with(recipe: Recipe, schedule: Any) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer under another schedule."""
     with _as_recipe_error("`optimizer`: "):
         optimizer = optimizers.get(
             recipe.optimizer_name,
-            learning_rate=make_schedule(recipe, updates, warmup),
+            learning_rate=schedule,
             weight_decay=recipe.weight_decay or None,
             weight_decay_exclude=NOT_DECAYED,
             global_clipnorm=recipe.global_clipnorm,
@@ -120,8 +136,13 @@ def make_optimizer(recipe: Recipe, updates: int, warmup: int) -> keras.optimizer
     return precision.LossScaleOptimizer(optimizer) if recipe.precision == "mixed_float16" else optimizer
 
 
-def objective(task: str) -> dict[str, Any]:
-    """The loss and the metrics of a task, as arguments of `compile`."""
+def objective(task: str, soft: bool = False) -> dict[str, Any]:
+    """The loss and the metrics of a task, as arguments of `compile`; `soft` if targets are rows of probabilities."""
+    if task == "classification" and soft:
+        return {
+            "loss": keras.losses.CategoricalCrossentropy(from_logits=True),
+            "metrics": [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        }
     if task == "classification":
         return {
             "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_trainkit import finders
-from keras_trainkit.data import Batches, Dataset
+from keras_trainkit.data import Dataset
 from keras_trainkit.recipes.errors import RecipeError
 from keras_trainkit.recipes.preparation import dtype_policy, prepare
 from keras_trainkit.recipes.recipe import Recipe
@@ -27,8 +27,7 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset | None = None, **options
     """
     with dtype_policy(recipe.precision):
         job = prepare(recipe, dataset)
-        batches = Batches(*job.dataset.train, batch_size=recipe.batch_size, seed=recipe.seed, endless=True)
         try:
-            return finders.learning_rate(job.trained, batches, steps_per_epoch=job.steps_per_epoch, **options)
+            return finders.learning_rate(job.trained, job.batches(), steps_per_epoch=job.steps_per_epoch, **options)
         except ValueError as error:
             raise RecipeError(" ".join(str(error).split())) from error

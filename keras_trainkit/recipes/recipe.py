@@ -15,6 +15,7 @@ from keras_trainkit.recipes import catalog
 from keras_trainkit.recipes.errors import RecipeError
 from keras_trainkit.recipes.rates import SCHEDULES, plain_name
 
+AUGMENTATIONS = ("mixup", "cutmix")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16", "bfloat16", "float64")
 
 # Arguments of an optimizer that the recipe decides through keys of its own.
@@ -56,6 +57,14 @@ class Recipe:
         accumulation: steps whose gradients are averaged into one update.
         seed: of the split, the order, the initial weights and dropout.
         epochs: passes over the training data.
+        dropout: the rate of all layers of dropout in the model, from 0 to below 1; None leaves each its own.
+        initializer: what kernels begin with that the model leaves to Keras's default: the name of an initializer of the
+            kit or of Keras, or a mapping of `name` and its arguments.
+        regularizer: a penalty on every kernel that has none, as a name or a mapping, such as
+            `{"name": "l2", "l2": 1e-4}`. It is part of the training loss, not of the validation loss.
+        augmentation: `"mixup"` or `"cutmix"` (images), or a mapping of the name and its arguments, such as
+            `{"name": "mixup", "alpha": 0.2}`.
+        label_smoothing: how far targets of classes move towards all being alike, from 0 to below 1.
 
     Raises:
         RecipeError: an argument out of its range, or a name that is not known; the message offers near names.
@@ -83,6 +92,11 @@ class Recipe:
     accumulation: int = 1
     seed: int = 0
     epochs: int = 20
+    dropout: float | None = None
+    initializer: str | dict[str, Any] | None = None
+    regularizer: str | dict[str, Any] | None = None
+    augmentation: str | dict[str, Any] | None = None
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -113,6 +127,11 @@ class Recipe:
             "global_clipnorm": None if clip is None else checks.number("global_clipnorm", clip, above=0),
             "precision": checks.one_of("precision", self.precision, PRECISIONS),
             "seed": checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1),
+            "dropout": None if self.dropout is None else checks.number("dropout", self.dropout, at_least=0, below=1),
+            "initializer": _named("initializer", self.initializer),
+            "regularizer": _named("regularizer", self.regularizer),
+            "augmentation": _augmentation(self.augmentation),
+            "label_smoothing": checks.number("label_smoothing", self.label_smoothing, at_least=0, below=1),
         }
         for name in ("replicas", "batch_size", "accumulation", "epochs"):
             values[name] = checks.integer(name, getattr(self, name), at_least=1)
@@ -288,6 +307,25 @@ def _schedule(value: Any) -> str | dict[str, Any]:
     if rate_argument in arguments:
         raise RecipeError(f"give the schedule's `{rate_argument}` as the recipe's own key `learning_rate`")
     return {**arguments, "name": name}
+
+
+def _named(key: str, value: Any) -> str | dict[str, Any] | None:
+    """A name, or a mapping with one; "none" is None. Whether there is such a part shows when Keras is there."""
+    if value is None or value == "none":
+        return None
+    if isinstance(value, Mapping) and "name" not in value:
+        raise RecipeError(f"`{key}` as a mapping needs a `name`. Received: {key}={dict(value)!r}")
+    name = value["name"] if isinstance(value, Mapping) else value
+    if not isinstance(name, str) or not name:
+        raise RecipeError(f"`{key}` must be a name or a mapping with one. Received: {key}={value!r}")
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else name
+
+
+def _augmentation(value: Any) -> str | dict[str, Any] | None:
+    checked = _named("augmentation", value)
+    if isinstance(checked, dict):
+        return {**checked, "name": checks.one_of("augmentation", checked["name"].lower(), AUGMENTATIONS)}
+    return None if checked is None else checks.one_of("augmentation", checked.lower(), AUGMENTATIONS)
 
 
 def _optimizer_name(value: Any) -> str:

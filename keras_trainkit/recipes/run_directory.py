@@ -25,7 +25,7 @@ def choose(name: str, requested: str | Path | None = None, overwrite: bool = Fal
     Raises:
         RecipeError: it exists (without `overwrite`), or is not a run directory (with it), or cannot be made.
     """
-    path = _next_free(name) if requested is None else Path(requested)
+    path = next_free(name) if requested is None else Path(requested)
     if path.is_symlink() or path.exists():
         if not path.is_dir():
             raise RecipeError(f"the run directory {path} is a file")
@@ -107,7 +107,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _next_free(name: str) -> Path:
-    parent = Path(PARENT)
-    taken = [re.fullmatch(re.escape(name) + r"-(\d+)", child.name) for child in parent.glob("*")]
-    return parent / f"{name}-{1 + max((int(match[1]) for match in taken if match), default=0)}"
+def next_free(name: str, parent: str = PARENT) -> Path:
+    """The first folder `<parent>/<name>-<number>` behind all that are there."""
+    taken = [re.fullmatch(re.escape(name) + r"-(\d+)", child.name) for child in Path(parent).glob("*")]
+    return Path(parent) / f"{name}-{1 + max((int(match[1]) for match in taken if match), default=0)}"

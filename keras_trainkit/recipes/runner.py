@@ -13,7 +13,7 @@ from rich.console import Console
 
 from keras_trainkit import reporting
 from keras_trainkit.callbacks import EvaluationWeights, Progress, ResumableTraining, TrainingMonitor
-from keras_trainkit.data import Batches, Dataset
+from keras_trainkit.data import Dataset
 from keras_trainkit.recipes import environment, run_directory
 from keras_trainkit.recipes.epochs import KeepBest, StopIfDiverged, Stopwatch, Validation
 from keras_trainkit.recipes.errors import RecipeError
@@ -183,13 +183,13 @@ def _train(
     ]
     try:
         job.trained.fit(
-            Batches(*job.dataset.train, batch_size=recipe.batch_size, seed=recipe.seed, endless=True),
+            job.batches(),
             epochs=recipe.epochs,
             steps_per_epoch=job.steps_per_epoch,
             callbacks=[
                 stopwatch,
                 StopWhenRequested(interruption),
-                *_evaluation_weights(job),
+                *evaluation_weights(job),
                 Validation(job.twin, evaluator),
                 best,
                 diverged,
@@ -216,7 +216,7 @@ def _train(
         result.test = evaluator("test")
 
 
-def _evaluation_weights(job: Job) -> list[keras.callbacks.Callback]:
+def evaluation_weights(job: Job) -> list[keras.callbacks.Callback]:
     """Has a run measure and keep the weights that its optimizer means for use, where they are not the trained ones."""
     optimizer = getattr(job.trained.optimizer, "inner_optimizer", job.trained.optimizer)
     if not optimizer.offers_evaluation():

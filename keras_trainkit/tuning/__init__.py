@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
     from keras_trainkit.tuning.hyperband import Hyperband
     from keras_trainkit.tuning.oracle import Oracle
+    from keras_trainkit.tuning.recipe_search import tune
     from keras_trainkit.tuning.sampling import halving
     from keras_trainkit.tuning.search_cv import SearchCV
     from keras_trainkit.tuning.searches import (
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
         TPESearch,
     )
     from keras_trainkit.tuning.targets import Meta
+    from keras_trainkit.tuning.training_models import RecipeModel, TrainingModel
+    from keras_trainkit.tuning.training_ranges import Range
+    from keras_trainkit.tuning.training_space import TrainingSpace
     from keras_trainkit.tuning.tuner import NonfiniteError, Tuner
 
 _HOMES = {
@@ -35,13 +39,18 @@ _HOMES = {
     "NonfiniteError": "tuner",
     "Oracle": "oracle",
     "RandomSearch": "searches",
+    "Range": "training_ranges",
+    "RecipeModel": "training_models",
     "Search": "searches",
     "SearchCV": "search_cv",
     "SuccessiveHalving": "searches",
     "TPESearch": "searches",
+    "TrainingModel": "training_models",
+    "TrainingSpace": "training_space",
     "Tuner": "tuner",
     "expected_failed_checks": "estimators",
     "halving": "sampling",
+    "tune": "recipe_search",
 }
 
 __all__ = [
@@ -54,13 +63,18 @@ __all__ = [
     "NonfiniteError",
     "Oracle",
     "RandomSearch",
+    "Range",
+    "RecipeModel",
     "Search",
     "SearchCV",
     "SuccessiveHalving",
     "TPESearch",
+    "TrainingModel",
+    "TrainingSpace",
     "Tuner",
     "expected_failed_checks",
     "halving",
+    "tune",
 ]
 
 

@@ -104,6 +104,11 @@ class Tuner(keras_tuner.Tuner):
         super()._populate_initial_space()
         self.oracle.open()
 
+    def _activate_all_conditions(self) -> None:
+        # A model that declares its whole space need not be built once for each condition, to find out.
+        if not getattr(self.hypermodel, "declares_all", False):
+            super()._activate_all_conditions()
+
     def reload(self) -> None:
         # The space comes from the hypermodel as it is now; the oracle compares it with the database.
         self._populate_initial_space()

@@ -96,6 +96,17 @@ def test_a_run_leaves_everything_it_promises(here, real_report):
     assert "val" in (path / "report.html").read_text()
 
 
+def test_a_run_against_overfitting_learns_from_rows_of_probabilities(here):
+    keys = {"augmentation": "mixup", "label_smoothing": 0.1, "regularizer": "l2", "initializer": "orthogonal"}
+    job = preparation.prepare(change(EASY, **keys))
+    _, y = next(iter(job.batches()))
+    assert y.shape == (16, 2) and 0.05 <= np.min(y) < np.max(y) <= 0.95  # smoothed, and some mixed
+    assert len(np.unique(np.round(y, 4))) > 4
+    result = recipes.run(change(EASY, **keys), "mixed", progress=False)
+    assert result.test["accuracy"] > 0.85
+    assert Recipe.from_file(here / "mixed" / "recipe.json").augmentation == "mixup"
+
+
 def test_the_saved_model_predicts_from_raw_values_as_the_test_says(here):
     result = recipes.run(EASY, "run", progress=False)
     model = keras.models.load_model(here / "run" / "model.keras")

@@ -174,7 +174,7 @@ def test_under_a_schedule_it_is_what_counts_now():
     follow = HyperparameterSchedule(regularization=schedules.Linear(0.0, 4, 1.0))
     model.fit(X[:4], X[:4, :3], batch_size=1, verbose=0, callbacks=[follow, Look()])
     np.testing.assert_allclose([found.total / plain for found in seen], [0.25, 0.5, 0.75, 1.0], rtol=1e-5)
-    assert seen[0].rows[1].regularizer == "_ScheduledRegularizer(regularizer=L2(l2=0.01))"
+    assert seen[0].rows[1].regularizer == "Scheduled(regularizer=L2(l2=0.01))"
 
 
 def test_what_it_cannot_show_is_an_error():

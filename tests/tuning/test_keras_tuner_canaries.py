@@ -7,7 +7,7 @@ import pytest
 
 ORACLE = ["_check_consecutive_failures", "_check_objective_found", "_compute_values_hash", "_get_oracle_fname",
           "_get_trial_dir", "_project_dir", "_record_values", "_save_trial"]  # fmt: skip
-TUNER = ["_build_hypermodel", "_deepcopy_callbacks", "_get_build_config_fname", "_get_checkpoint_fname",
+TUNER = ["_activate_all_conditions", "_build_hypermodel", "_deepcopy_callbacks", "_get_build_config_fname", "_get_checkpoint_fname",
          "_get_tuner_fname", "_populate_initial_space", "_run_and_update_trial",
          "_try_run_and_update_trial"]  # fmt: skip
 
