@@ -59,6 +59,7 @@ class SearchProgress(Watcher):
         self._lines = False
         self._lock = threading.RLock()
         self._live: Live | None = None
+        self._readers: list[threading.Thread] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -130,6 +131,7 @@ class SearchProgress(Watcher):
         """Closes the display; the table stays where it is."""
         with self._lock:
             self._running.clear()
+        self.wait_for_output()
         self._close()
 
     def _quiet(self) -> bool:
@@ -187,7 +189,14 @@ class SearchProgress(Watcher):
                 os.dup2(copy, fd)
                 os.close(copy)
             os.close(writer)
-            threading.Thread(target=self._forward, args=(reader,), daemon=True).start()
+            thread = threading.Thread(target=self._forward, args=(reader,), daemon=True)
+            self._readers = [*(reader for reader in self._readers if reader.is_alive()), thread]
+            thread.start()
+
+    def wait_for_output(self, seconds: float = 2.0) -> None:
+        """Until all of what ended processes wrote is shown, but no longer than so many seconds for each."""
+        for thread in self._readers:
+            thread.join(seconds)
 
     def _forward(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as stream:
