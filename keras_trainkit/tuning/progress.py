@@ -23,6 +23,7 @@ from keras_trainkit.tuning.watching import Watcher, how_it_ended
 
 _STYLES = {"running": "cyan", "completed": "green", "pruned": "yellow", "failed": "red", "again": "red"}
 _MOST_VALUES = 30
+_EVERY = 0.5
 
 
 @dataclasses.dataclass
@@ -59,6 +60,7 @@ class SearchProgress(Watcher):
         self._lines = False
         self._lock = threading.RLock()
         self._live: Live | None = None
+        self._closing = threading.Event()
         self._readers: list[threading.Thread] = []
         self._reset()
 
@@ -91,10 +93,13 @@ class SearchProgress(Watcher):
         self._out = self._given or plain_console()
         if self._out.is_terminal and not self._out.is_dumb_terminal and not self._lines:
             self._live = Live(
-                console=self._out, get_renderable=self._table, refresh_per_second=2, vertical_overflow="crop"
+                console=self._out, get_renderable=self._table, auto_refresh=False, vertical_overflow="crop"
             )
             self._live.start()
             atexit.register(self._close)  # or an exception would leave the terminal without a cursor
+            # Not rich's own thread: nothing may be drawn while `above` has another standard output.
+            self._closing = threading.Event()
+            threading.Thread(target=self._renew, args=(self._closing,), daemon=True).start()
 
     def trial_began(self, trial: Trial) -> None:
         """Adds a row."""
@@ -164,13 +169,24 @@ class SearchProgress(Watcher):
         if self._live is None:
             self._out.print(Text(line), soft_wrap=True)
         else:
-            self._live.refresh()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if self._live is not None:
+                self._live.refresh()
+
+    def _renew(self, closing: threading.Event) -> None:
+        while not closing.wait(_EVERY):
+            self._refresh()
 
     def _close(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.stop()
-            atexit.unregister(self._close)
+        with self._lock:
+            live, self._live = self._live, None
+            if live is not None:
+                self._closing.set()
+                live.stop()
+                atexit.unregister(self._close)
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
@@ -179,19 +195,20 @@ class SearchProgress(Watcher):
             yield
             return
         reader, writer = os.pipe()
-        kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-        try:
-            for fd, _ in kept:
-                os.dup2(writer, fd)
-            yield
-        finally:
-            for fd, copy in kept:
-                os.dup2(copy, fd)
-                os.close(copy)
-            os.close(writer)
-            thread = threading.Thread(target=self._forward, args=(reader,), daemon=True)
-            self._readers = [*(reader for reader in self._readers if reader.is_alive()), thread]
-            thread.start()
+        with self._lock:
+            kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+            try:
+                for fd, _ in kept:
+                    os.dup2(writer, fd)
+                yield
+            finally:
+                for fd, copy in kept:
+                    os.dup2(copy, fd)
+                    os.close(copy)
+                os.close(writer)
+        thread = threading.Thread(target=self._forward, args=(reader,), daemon=True)
+        self._readers = [*(other for other in self._readers if other.is_alive()), thread]
+        thread.start()
 
     def wait_for_output(self, seconds: float = 2.0) -> None:
         """Until all of what ended processes wrote is shown, but no longer than so many seconds for each."""
@@ -203,7 +220,8 @@ class SearchProgress(Watcher):
             for line in stream:
                 text = Text.from_ansi(line.decode(errors="replace").rstrip("\n").rpartition("\r")[2])
                 if text.plain.strip():
-                    self._out.print(text, soft_wrap=True)
+                    with self._lock:
+                        self._out.print(text, soft_wrap=True)
 
     def _table(self) -> Group:
         with self._lock:

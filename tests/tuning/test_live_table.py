@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import pytest
@@ -157,7 +158,7 @@ def test_what_another_process_writes_goes_above_the_table(tmp_path):
     tuner = loud(tmp_path, max_trials=1, progress=console)
     shown = tuner._progress
     tuner.search()
-    shown._live = object()  # as if it were still open
+    shown._live = types.SimpleNamespace(refresh=lambda: None)  # as if it were still open
     code = "import os; os.write(1, b'from its output\\n'); os.write(2, b'1/9\\r9/9 [bold]\\n')"
     before = {fd: os.fstat(fd).st_ino for fd in (1, 2)}
     with shown.above():
