@@ -36,11 +36,13 @@ class _Worker:
         self._job: Any = None
         self._heard = 0.0
 
-    def begin(self, trial: Trial, job: tuple[dict[str, Any], str, int]) -> None:
+    def begin(self, trial: Trial, job: tuple[dict[str, Any], str, int], place: Any) -> None:
+        """Gives it a trial; a process that has to be started is started in the context that `place` returns."""
         self.trial, self._job = trial, job
         self._heard = time.monotonic()
         if self.process is None:
-            self._start()
+            with place():
+                self._start()
         else:
             self.send(job)
 
@@ -135,7 +137,8 @@ def _give_out(tuner: Any, workers: list[_Worker]) -> bool:
             tuner.on_trial_begin(trial)
             order = tuner.oracle.start_order.index(trial.trial_id)
             seed = sampling.seed_of(tuner.oracle.seed, tuner.oracle.worker, order)
-            worker.begin(trial, (trial.hyperparameters.get_config(), trial.trial_id, seed))
+            job = (trial.hyperparameters.get_config(), trial.trial_id, seed)
+            worker.begin(trial, job, tuner.above_the_table)
         idle |= trial.status == TrialStatus.IDLE
     busy = any(worker.trial is not None for worker in workers)
     if idle and not busy:

@@ -18,7 +18,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.core import checks
 from keras_trainkit.recipes.run_directory import write_json
-from keras_trainkit.tuning import database, sampling, spaces
+from keras_trainkit.tuning import database, sampling, spaces, watching
 
 # A larger space is not counted: its points are as good as endless.
 _MOST_POINTS = 10_000
@@ -92,6 +92,7 @@ class Oracle(keras_tuner.Oracle):
             max_retries_per_trial=checks.integer("max_retries_per_trial", max_retries_per_trial, at_least=0),
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )  # fmt: skip
+        self._verbose, self._shown_elsewhere = 1, False
         self.seed = seed
         self.max_epochs = max_epochs
         self.time_budget = time_budget
@@ -99,6 +100,7 @@ class Oracle(keras_tuner.Oracle):
         self.patience = patience
         self.worker = 0
         self.ended_early: dict[str, str] = {}  # why, by trial
+        self.watchers: list[watching.Watcher] = []
         self.stop_reason: str | None = None
         self._asked = sampling.Plan(sampler, pruner, grid=grid)
         self._plan: sampling.Plan | None = None
@@ -249,6 +251,9 @@ class Oracle(keras_tuner.Oracle):
             if self._trouble is not None:
                 trouble, self._trouble = self._trouble, None
                 raise trouble
+            if trial.status == TrialStatus.RUNNING:
+                for watcher in self.watchers:
+                    watcher.trial_began(trial)
             return trial
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -359,6 +364,8 @@ class Oracle(keras_tuner.Oracle):
                 if reason:
                     self.ended_early[trial_id] = reason
                     trial.status = TrialStatus.STOPPED
+            for watcher in self.watchers:
+                watcher.epoch_ended(trial, metrics, int(step))
             return trial
 
     def has_reports(self, trial_id: str) -> bool:
@@ -408,6 +415,8 @@ class Oracle(keras_tuner.Oracle):
                 self._base.finish(number, self._record(ended, early))
             self._keep("space", self.hyperparameters.get_config())
             self._keep("seconds", self._elapsed())
+            for watcher in self.watchers:
+                watcher.trial_ended(ended, trial_id in self._retry_queue)
         self._raise_if_too_many_failed()
 
     def _record(self, trial: Trial, early: str | None) -> dict[str, Any]:
@@ -460,6 +469,21 @@ class Oracle(keras_tuner.Oracle):
         return since
 
     # Small parts
+
+    @property
+    def verbose(self) -> int:
+        """Whether to say how the search goes, 0 or 1; KerasTuner's own lines stay away where a watcher shows it."""
+        return self._verbose
+
+    @verbose.setter
+    def verbose(self, value: Any) -> None:
+        self._verbose = 1 if value == "auto" else int(value)
+        self._display.verbose = 0 if self._shown_elsewhere else self._verbose
+
+    def show_elsewhere(self) -> None:
+        """Keeps KerasTuner's own lines about each trial away."""
+        self._shown_elsewhere = True
+        self.verbose = self._verbose
 
     def pareto_trials(self) -> list[Trial]:
         """The trials that no other beats in every objective."""

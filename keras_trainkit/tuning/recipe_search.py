@@ -223,13 +223,14 @@ def _carry_out(
     oracle.verbose = int(progress)
     with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
         tuner = Tuner(
-            oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name
-        )
+            oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name,
+            progress=console,
+        )  # fmt: skip
     if not oracle.trials:
         tuner.enqueue_values(model.space.start_point(model.recipe, oracle.get_space()))
     found = Found("interrupted", model.recipe.name, str(path), settings.objective, {}, 0.0)
     try:
-        tuner.search(verbose=int(progress))
+        tuner.search(**({} if progress else {"verbose": 0}))
         found.status = "completed"
     except KeyboardInterrupt:
         console.print("Search: interrupted; what was tried is kept", soft_wrap=True, markup=False)

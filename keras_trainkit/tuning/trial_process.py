@@ -59,6 +59,8 @@ def main(connection: Connection, blob: bytes) -> None:
     except Exception as error:
         connection.send(("broken", explain(error)))
         return
+    if tuner.quiet_fit:
+        keras.config.disable_interactive_logging()
     connection.send(("ready",))
     while (job := connection.recv()) is not None:
         config, trial_id, seed = job

@@ -13,11 +13,13 @@ from typing import Any
 import keras
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
+from rich.console import Console
 
 from keras_trainkit.core import checks
 from keras_trainkit.recipes.run_directory import write_json
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
+from keras_trainkit.tuning.progress import SearchProgress
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[keras_tuner.HyperParameters], list[keras.callbacks.Callback]]
 
@@ -41,6 +43,11 @@ class Tuner(keras_tuner.Tuner):
         recycle_after: trials after which a process is replaced, at least 1, so that memory stays flat.
         devices: for each worker in turn its `CUDA_VISIBLE_DEVICES`; None deals out those of this process, if it is set.
         keep_checkpoints: how many of the best trials keep their weights, at least 1; None keeps all.
+        progress: True shows the search as a table in a terminal, and as plain lines elsewhere, and Keras's own bars
+            stay away unless `search` is given `verbose`; a `rich.console.Console` shows it there; False leaves it to
+            KerasTuner's own lines.
+        hparams: writes the trials for TensorBoard's HParams to `tensorboard` in the project's directory; the sessions
+            that KerasTuner would make for a `TensorBoard` callback stay away then.
         **kwargs: `directory`, `project_name`, `overwrite`, `executions_per_trial` and others of `keras_tuner.Tuner`.
 
     Raises:
@@ -58,6 +65,8 @@ class Tuner(keras_tuner.Tuner):
         recycle_after: int = 10,
         devices: Sequence[str] | None = None,
         keep_checkpoints: int | None = 5,
+        progress: bool | Console = True,
+        hparams: bool = True,
         **kwargs: Any,
     ) -> None:
         if not isinstance(oracle, Oracle):
@@ -78,8 +87,19 @@ class Tuner(keras_tuner.Tuner):
         self.keep_checkpoints = keep_checkpoints
         self._running: Trial | None = None
         self._loading = False
+        self.hparams = bool(hparams)
+        self.quiet_fit = False  # whether Keras's bars would fight with the table
         oracle._overwrite = bool(kwargs.get("overwrite", False))
+        self._progress: SearchProgress | None = None
+        if progress is not False:
+            oracle.show_elsewhere()
+            self._progress = SearchProgress(None if progress is True else progress)
+            oracle.watchers.append(self._progress)
         super().__init__(oracle=oracle, hypermodel=hypermodel, **kwargs)
+        if self.hparams:
+            from keras_trainkit.tuning.hparams import FOLDER, HParamsLog
+
+            oracle.watchers.append(HParamsLog(Path(self.project_dir) / FOLDER))
 
     @property
     def study(self) -> Any:
@@ -124,18 +144,41 @@ class Tuner(keras_tuner.Tuner):
             *fit_args: for `HyperModel.fit`, as in KerasTuner.
             **fit_kwargs: likewise; `verbose` is that of the search, too.
         """
-        if not self.workers:
-            super().search(*fit_args, **fit_kwargs)
-        else:
-            from keras_trainkit.tuning import isolated
+        if "verbose" in fit_kwargs:
+            self.oracle.verbose = fit_kwargs["verbose"]
+        with self._watched("verbose" in fit_kwargs):
+            if not self.workers:
+                super().search(*fit_args, **fit_kwargs)
+            else:
+                from keras_trainkit.tuning import isolated
 
-            if "verbose" in fit_kwargs:
-                self.oracle.verbose = fit_kwargs["verbose"]
-            self.on_search_begin()
-            isolated.search(self, fit_args, fit_kwargs)
-            self.on_search_end()
+                self.on_search_begin()
+                isolated.search(self, fit_args, fit_kwargs)
+                self.on_search_end()
         if self.oracle.stop_reason and self.oracle.verbose:
             print(f"Search: ended, {self.oracle.stop_reason}")
+
+    @contextlib.contextmanager
+    def _watched(self, fit_shows: bool) -> Iterator[None]:
+        self.quiet_fit = self._progress is not None and not fit_shows
+        if self._progress is not None and fit_shows:
+            self._progress.use_lines()
+        bars = keras.config.is_interactive_logging_enabled()
+        if self.quiet_fit:
+            keras.config.disable_interactive_logging()
+        try:
+            for watcher in self.oracle.watchers:
+                watcher.search_began(self)
+            yield
+        finally:
+            if bars:
+                keras.config.enable_interactive_logging()
+            for watcher in self.oracle.watchers:
+                watcher.search_ended()
+
+    def above_the_table(self) -> contextlib.AbstractContextManager[None]:
+        """Where a process is started whose output is not to fall into the table of trials."""
+        return contextlib.nullcontext() if self._progress is None else self._progress.above()
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         self._running = trial
@@ -152,13 +195,19 @@ class Tuner(keras_tuner.Tuner):
 
     def __getstate__(self) -> dict[str, Any]:
         # A trial's process has its own oracle, which asks this one.
-        return self.__dict__ | {"oracle": None, "_running": None}
+        return self.__dict__ | {"oracle": None, "_running": None, "_progress": None}
 
     def _deepcopy_callbacks(self, callbacks: Callbacks) -> list[keras.callbacks.Callback]:
         if callable(callbacks):
             assert self._running is not None
             return list(callbacks(self._running.hyperparameters))
         return super()._deepcopy_callbacks(callbacks)
+
+    def _configure_tensorboard_dir(self, callbacks: list[Any], trial: Trial, execution: int = 0) -> None:
+        before = list(callbacks)
+        super()._configure_tensorboard_dir(callbacks, trial, execution)
+        if self.hparams:
+            callbacks[:] = before  # without KerasTuner's sessions: each trial would be there twice
 
     def on_epoch_end(self, trial: Trial, model: keras.Model, epoch: int, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
@@ -195,6 +244,8 @@ class Tuner(keras_tuner.Tuner):
     # Models and their files
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        if self.quiet_fit:
+            keras.config.disable_interactive_logging()  # again: the session was cleared, and with it this setting
         model = super()._build_hypermodel(hp)
         if "tuner/trial_id" in hp.values and not self._loading:
             self._inherit(model, hp.values["tuner/trial_id"])

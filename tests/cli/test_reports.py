@@ -1,6 +1,7 @@
 """`keras-trainkit report` and `compare`."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,32 @@ def test_a_report_of_a_run(here, capsys):
     assert (here / "page.html").exists()
 
 
+def test_a_report_of_a_search(here, capsys):
+    searches = pytest.importorskip("written_searches")
+    searches.write_search(here / "searches" / "first", [{"values": {"rate": 1e-3, "kind": "a"}, "score": 0.5}])
+    assert main(["report", "searches/first"]) == 0
+    assert capsys.readouterr().out == "searches/first/report.html\n"
+    assert "found: search report" in (here / "searches/first/report.html").read_text(encoding="utf-8")
+    url = f"sqlite:///{here / 'searches/first/search.db'}"
+    assert main(["report", "found", "--storage", url, "--output", "page.html", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["best"] == {"trial": "00", "scores": {"val_loss": 0.5}, "values": {"rate": 1e-3, "kind": "a"}}
+    assert shown["trials"] == {"completed": 1} and shown["report"] == "page.html" and (here / "page.html").exists()
+
+
+def test_a_report_of_a_search_does_not_wait_for_tensorflow(here):
+    searches = pytest.importorskip("written_searches")
+    searches.write_search(here / "first", [{"values": {"rate": 1e-3, "kind": "a"}, "score": 0.5}])
+    code = """if True:
+        import sys
+        sys.argv = ["keras-trainkit", "report", "first"]
+        from keras_trainkit.cli.main import main
+        assert main(sys.argv[1:]) == 0
+        assert "optuna" in sys.modules and not {"tensorflow", "keras", "torch"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_comparison(here, capsys):
     assert main(["compare", "runs/one", "runs/two"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -45,10 +72,11 @@ def test_a_comparison(here, capsys):
     ("arguments", "words"),
     [
         (["report", "runs/three"], "no run directory runs/three"),
-        (["report", "runs"], "no run in runs"),
+        (["report", "runs"], "neither a run nor a search in runs"),
+        (["report", "one", "--storage", "nonsense"], "database cannot be read"),
         (["report", "runs/one", "--output", "page.pdf"], "--output must end in .html"),
         (["report", "runs/one", "--output", "no/page.html"], "there is no folder no"),
-        (["report"], "RUN"),
+        (["report"], "DIRECTORY"),
         (["compare", "runs/one", "runs/one/recipe.json"], "holds no line of a `metrics.jsonl`"),
         (["compare", "runs/one", "--jsn"], "--json"),
         (["compare"], "RUN"),
