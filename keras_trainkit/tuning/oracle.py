@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import secrets
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
@@ -17,15 +15,15 @@ import optuna
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.core import checks
-from keras_trainkit.recipes.run_directory import write_json
-from keras_trainkit.tuning import database, sampling, spaces
+from keras_trainkit.tuning import sampling, spaces
+from keras_trainkit.tuning.stored_oracle import StoredOracle
 
 # A larger space is not counted: its points are as good as endless.
 _MOST_POINTS = 10_000
 _MOST_REPEATS = 20
 
 
-class Oracle(keras_tuner.Oracle):
+class Oracle(StoredOracle):
     """Proposes trials, ends those that fall behind, and keeps everything in a database.
 
     The database is the truth: `oracle.json` and `trial.json` are written for whoever looks, never read back. Each
@@ -87,42 +85,26 @@ class Oracle(keras_tuner.Oracle):
         if time_budget is not None:
             checks.number("time_budget", time_budget, above=0)
         super().__init__(
-            objective=objective, max_trials=max_trials, hyperparameters=hyperparameters,
-            allow_new_entries=allow_new_entries, tune_new_entries=tune_new_entries, seed=1,
+            sampling.Plan(sampler, pruner, grid=grid), storage, max_epochs, seed, objective=objective,
+            max_trials=max_trials, hyperparameters=hyperparameters, allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
             max_retries_per_trial=checks.integer("max_retries_per_trial", max_retries_per_trial, at_least=0),
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )  # fmt: skip
-        self.seed = seed
-        self.max_epochs = max_epochs
         self.time_budget = time_budget
         self.epoch_budget = epoch_budget
         self.patience = patience
         self.worker = 0
-        self.ended_early: dict[str, str] = {}  # why, by trial
         self.stop_reason: str | None = None
-        self._asked = sampling.Plan(sampler, pruner, grid=grid)
         self._plan: sampling.Plan | None = None
         self._startup = startup
-        self._storage_url = storage
-        self._overwrite = False
-        self._database: database.Database | None = None
-        self._numbers: dict[str, int] = {}
         self._results: dict[str, dict[str, float]] = {}
-        self._epochs = 0
-        self._seconds = 0.0
         self._started: float | None = None
         self._clock = time.monotonic
         self._points: Any = None
         self._size: tuple[str, int | None] = ("", None)
         self._trouble: Exception | None = None
         self._lock = threading.RLock()
-
-    # What is stored, and how a search goes on
-
-    @property
-    def study(self) -> optuna.Study:
-        """The study of Optuna that the search is kept in."""
-        return self._base.study
 
     @property
     def plan(self) -> sampling.Plan:
@@ -139,102 +121,6 @@ class Oracle(keras_tuner.Oracle):
             for reason in self._plan.reasons:
                 self._say(f"Search: {reason}")
         return self._plan
-
-    def open(self) -> None:
-        """Opens the database when the space is known, and takes over the trials of an earlier run.
-
-        Raises:
-            ValueError: the earlier run had another objective.
-        """
-        folder = Path(self._project_dir)
-        url = self._storage_url or f"sqlite:///{folder / 'search.db'}"
-        name = str(self._project_name)
-        if self._overwrite and name in optuna.get_all_study_names(url):
-            optuna.delete_study(study_name=name, storage=url)
-        directions = {"min": "minimize", "max": "maximize"}
-        wanted = [directions[objective.direction] for objective in self._objectives()]
-        self._database = database.Database(url, name, wanted)
-        facts = self._base.facts()
-        objectives = [[objective.name, objective.direction] for objective in self._objectives()]
-        if facts.get("objectives", objectives) != objectives:
-            raise ValueError(
-                f"`objective` must be that of the search in {folder}: {facts['objectives']}; scores of two objectives "
-                f"cannot be compared. Take another `project_name`, or `overwrite=True`. Received: {objectives}"
-            )
-        if self.seed is None:
-            self.seed = facts.get("seed")
-        if self.seed is None:
-            self.seed = secrets.randbelow(2**31)
-        self._compare_space(facts)
-        self._compare_settings(facts)
-        self._keep("objectives", objectives)
-        self._keep("seed", self.seed)
-        self._take_over()
-
-    def _compare_space(self, facts: dict[str, Any]) -> None:
-        now = {spaces.study_name(p): spaces.describe(p) for p in self.hyperparameters.space}
-        before = facts.get("space_at_start")
-        if before is not None and before != now:
-            for name in [*before, *(name for name in now if name not in before)]:
-                if name not in now:
-                    self._say(f"Search: {name!r} is no longer searched; trials keep their values of it")
-                elif name not in before:
-                    self._say(f"Search: {name!r} is new; earlier trials say nothing about it")
-                elif before[name] != now[name]:
-                    same = spaces.means_the_same(before[name], now[name])
-                    what = "where they lie inside the new range" if same else "not for this one, whose values differ"
-                    self._say(
-                        f"Search: {name!r} changed from {before[name]} to {now[name]}; earlier trials count {what}"
-                    )
-        elif before is not None and "space" in facts:
-            # Entries that trials found by themselves belong to the space, too, or the proposals would differ.
-            self.hyperparameters: keras_tuner.HyperParameters = keras_tuner.HyperParameters.from_config(facts["space"])
-        self._keep("space", self.hyperparameters.get_config())
-        self._keep("space_at_start", now)
-
-    def _compare_settings(self, facts: dict[str, Any]) -> None:
-        sampler = self._asked.sampler if isinstance(self._asked.sampler, str) else "a function"
-        settings = {"seed": self.seed, "sampler": sampler, "pruner": type(self._asked.pruner).__name__,
-                    "max_epochs": self.max_epochs}  # fmt: skip
-        for name, before in facts.get("settings", settings).items():
-            if before != settings.get(name, before):
-                self._say(f"Search: `{name}` changed from {before!r} to {settings[name]!r}; earlier trials stay")
-        self._keep("settings", settings)
-
-    def _take_over(self) -> None:
-        running: list[tuple[int, str]] = []
-        for trial_id, entry in self._base.latest().items():
-            self._numbers[trial_id] = entry.number
-            self.start_order.append(trial_id)
-            record = database.record(entry)
-            if record is None:
-                space = self.hyperparameters.copy()
-                space.values = dict(database.proposal(entry))
-                self.trials[trial_id] = Trial(space, trial_id, TrialStatus.RUNNING)
-                self._retry_queue.insert(0, trial_id)  # the queue is taken from its end
-            else:
-                self.trials[trial_id] = Trial.from_state(record["trial"])
-                running.append((record["order"], trial_id))
-                if record["ended_early"]:
-                    self.ended_early[trial_id] = record["ended_early"]
-            self._record_values(self.trials[trial_id])
-        self.end_order = [trial_id for _, trial_id in sorted(running)]
-        self._epochs = self._base.epochs()
-        self._seconds = self._base.facts().get("seconds", 0.0)
-        if self.trials:
-            for trial in self.trials.values():
-                self._save_trial(trial)  # a file may be torn
-            self.save()
-            self._say(f"Search: goes on with {len(self.end_order)} trials, {len(self._retry_queue)} run again")
-
-    def save(self) -> None:
-        write_json(Path(self._get_oracle_fname()), self.get_state())
-
-    def reload(self) -> None:
-        """Nothing: `open` reads the database once the space is known."""
-
-    def _save_trial(self, trial: Trial) -> None:
-        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
 
     # Trials begin
 
@@ -465,21 +351,6 @@ class Oracle(keras_tuner.Oracle):
         """The trials that no other beats in every objective."""
         return [self.trials[trial_id] for trial_id in self._base.pareto()]
 
-    @property
-    def _base(self) -> database.Database:
-        if self._database is None:
-            self.open()
-        assert self._database is not None
-        return self._database
-
-    @property
-    def _seed(self) -> int:
-        assert self.seed is not None
-        return self.seed
-
-    def _objectives(self) -> list[Any]:
-        return getattr(self.objective, "objectives", None) or [self.objective]
-
     def _names(self) -> dict[int, str]:
         known = dict(self._base.facts().get("names", {}))
         names = {}
@@ -515,11 +386,3 @@ class Oracle(keras_tuner.Oracle):
         if len(tried) < size:
             return False
         return all(self._mark(point) in tried for point in spaces.points(self.hyperparameters.space) or ())
-
-    def _keep(self, name: str, value: Any) -> None:
-        if self._base.facts().get(name) != value:
-            self._base.set_fact(name, value)
-
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(line)
