@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
@@ -15,12 +16,14 @@ import optuna
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.core import checks
-from keras_trainkit.tuning import sampling, spaces
+from keras_trainkit.tuning import database, sampling, spaces
 from keras_trainkit.tuning.stored_oracle import StoredOracle
 
 # A larger space is not counted: its points are as good as endless.
 _MOST_POINTS = 10_000
 _MOST_REPEATS = 20
+# Seconds until an idle process looks again whether there is something to do.
+_IDLE = 0.5
 
 
 class Oracle(StoredOracle):
@@ -42,10 +45,13 @@ class Oracle(StoredOracle):
         max_epochs: of a whole training; `sampler="auto"` chooses the pruner by it.
         startup: how many trials are random before a model proposes; None is 10.
         grid: tries every point in order, with 10 values for a range that has no step.
-        storage: URL of a database; None is SQLite in the project's directory.
+        storage: URL of a database, SQLite or PostgreSQL, which other processes may work on at the same time; None is
+            SQLite in the project's directory.
         time_budget: seconds, above 0, of all runs of this search together.
         epoch_budget: epochs, at least 1, of all trials together.
         patience: trials without a better score after which the search ends, at least 1.
+        grace_period: seconds, at least 1, without a sign of life after which a process counts as dead, and its trials
+            run again in others.
 
     Raises:
         ValueError: an argument out of its range; the objective is not that of the search that is to go on.
@@ -71,6 +77,7 @@ class Oracle(StoredOracle):
         time_budget: float | None = None,
         epoch_budget: int | None = None,
         patience: int | None = None,
+        grace_period: float = 60.0,
     ) -> None:
         if not callable(sampler):
             checks.one_of("sampler", sampler, sampling.SAMPLERS)
@@ -84,10 +91,11 @@ class Oracle(StoredOracle):
             checks.integer("seed", seed, at_least=0)
         if time_budget is not None:
             checks.number("time_budget", time_budget, above=0)
+        checks.number("grace_period", grace_period, at_least=1)
         super().__init__(
-            sampling.Plan(sampler, pruner, grid=grid), storage, max_epochs, seed, objective=objective,
-            max_trials=max_trials, hyperparameters=hyperparameters, allow_new_entries=allow_new_entries,
-            tune_new_entries=tune_new_entries,
+            sampling.Plan(sampler, pruner, grid=grid), storage, grace_period, max_epochs, seed,
+            objective=objective, max_trials=max_trials, hyperparameters=hyperparameters,
+            allow_new_entries=allow_new_entries, tune_new_entries=tune_new_entries,
             max_retries_per_trial=checks.integer("max_retries_per_trial", max_retries_per_trial, at_least=0),
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )  # fmt: skip
@@ -99,12 +107,11 @@ class Oracle(StoredOracle):
         self._plan: sampling.Plan | None = None
         self._startup = startup
         self._results: dict[str, dict[str, float]] = {}
-        self._started: float | None = None
-        self._clock = time.monotonic
+        self._idle_until = 0.0
+        self._busy = False
         self._points: Any = None
         self._size: tuple[str, int | None] = ("", None)
         self._trouble: Exception | None = None
-        self._lock = threading.RLock()
 
     @property
     def plan(self) -> sampling.Plan:
@@ -126,16 +133,31 @@ class Oracle(StoredOracle):
 
     def create_trial(self, tuner_id: str) -> Trial:
         with self._lock:
-            if self._started is None:
-                self._started = self._clock()
-            if self._retry_queue and tuner_id not in self.ongoing_trials:
-                self._begin_again(self._retry_queue[-1])
+            if time.monotonic() >= self._idle_until:
+                trial = self._base.exclusively(lambda: self._create_trial(tuner_id))
+                if trial.status != TrialStatus.IDLE:
+                    return trial
+                self._idle_until = time.monotonic() + _IDLE
+        if not self.ongoing_trials:
+            time.sleep(_IDLE)  # nothing else to do in this process
+        return Trial(self.get_space(), status=TrialStatus.IDLE)
+
+    def _create_trial(self, tuner_id: str) -> Trial:
+        if tuner_id in self.ongoing_trials:  # asked by several, or the lock was lost after all was written
+            return self.ongoing_trials[tuner_id]
+        self._join()
+        self._take_over()
+        if self._retry_queue:
+            self._begin_again(self._retry_queue[-1])
+        with self._kerastuner():
             trial = super().create_trial(tuner_id)
-            # Raised here: KerasTuner would keep its lock for ever.
-            if self._trouble is not None:
-                trouble, self._trouble = self._trouble, None
-                raise trouble
-            return trial
+        # Raised here: KerasTuner would keep its lock for ever.
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise trouble
+        if trial.status == TrialStatus.STOPPED and self._others and self._over() is None:
+            trial.status = TrialStatus.IDLE  # whoever runs the others may yet fail to
+        return trial
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         try:
@@ -167,7 +189,7 @@ class Oracle(StoredOracle):
             sampler = sampling.make_sampler(self.plan.sampler, seed, self._startup)
             number, values = self._base.ask(sampler, space, names)
             if self._mark(values) not in tried:
-                self._base.propose(number, trial_id, values | extra)
+                self._base.propose(number, trial_id, values | extra, self._join())
                 self._numbers[trial_id] = number
                 return values | extra
             self._base.drop(number, "these values were tried before")
@@ -190,7 +212,7 @@ class Oracle(StoredOracle):
         return None
 
     def _place(self, trial_id: str, values: spaces.Values) -> spaces.Values:
-        number = self._base.place(trial_id, values, self.hyperparameters.space, self._names())
+        number = self._base.place(trial_id, values, self.hyperparameters.space, self._names(), self._join())
         self._numbers[trial_id] = number
         return values
 
@@ -239,13 +261,23 @@ class Oracle(StoredOracle):
             trial = super().update_trial(trial_id, metrics, step)
             value = self.objective.get_value(metrics)
             if math.isfinite(value):
-                self._base.report(self._numbers[trial_id], int(step), value)
-                self._epochs += 1
-                reason = self._reason_to_end(trial_id, int(step))
+                reason = self._report(trial_id, int(step), value)
                 if reason:
                     self.ended_early[trial_id] = reason
                     trial.status = TrialStatus.STOPPED
             return trial
+
+    def _report(self, trial_id: str, step: int, value: float) -> str | None:
+        """Why the trial is to end after its epoch, if it is."""
+        if trial_id not in self._lost:
+            try:
+                self._base.report(self._numbers[trial_id], step, value)
+            except database.TakenOverError:
+                self._lost.add(trial_id)
+        if trial_id in self._lost:
+            return "another process runs it again, because it had heard nothing of this one"
+        self._epochs += 1
+        return self._reason_to_end(trial_id, step)
 
     def has_reports(self, trial_id: str) -> bool:
         """Whether the objective of a trial was reported in this run of it."""
@@ -286,15 +318,45 @@ class Oracle(StoredOracle):
             early = self.ended_early.get(trial_id)
             if trial.status == TrialStatus.COMPLETED and early:
                 trial.message = early
-            super().end_trial(trial)
-            ended, number = self.trials[trial_id], self._numbers[trial_id]
-            if trial_id in self._retry_queue:
-                self._base.drop(number, ended.message or "it is tried again")
-            else:
-                self._base.finish(number, self._record(ended, early))
-            self._keep("space", self.hyperparameters.get_config())
-            self._keep("seconds", self._elapsed())
+            self._idle_until = 0.0
+            try:
+                if trial_id in self._lost:
+                    raise database.TakenOverError
+                with self._kerastuner():
+                    super().end_trial(trial)
+                self._base.exclusively(lambda: self._write_end(trial_id, early))
+            except database.TakenOverError:
+                self._give_up(trial_id)
         self._raise_if_too_many_failed()
+
+    @contextlib.contextmanager
+    def _kerastuner(self) -> Iterator[None]:
+        """In KerasTuner's hands: its lock is closed, and an error would leave it so."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def _write_end(self, trial_id: str, early: str | None) -> None:
+        ended, number = self.trials[trial_id], self._numbers[trial_id]
+        if ended.status == TrialStatus.INVALID:
+            self._base.drop(number, ended.message or "it is tried again", failed=True)
+        else:
+            self._base.finish(number, self._record(ended, early))
+            self._known[trial_id] = number
+        self._take_over()
+        self._keep("space", self.hyperparameters.get_config())
+        self._keep("seconds", self._seconds)
+
+    def _give_up(self, trial_id: str) -> None:
+        """Forgets the run of a trial that another process took."""
+        self._say(f"Search: trial {trial_id} runs in another process, which had heard nothing of this one")
+        self._lost.discard(trial_id)
+        self.ended_early.pop(trial_id, None)
+        self.trials.pop(trial_id, None)
+        self.ongoing_trials = {who: t for who, t in self.ongoing_trials.items() if t.trial_id != trial_id}
+        self.refresh()
 
     def _record(self, trial: Trial, early: str | None) -> dict[str, Any]:
         state, values = "FAIL", None
@@ -304,7 +366,7 @@ class Oracle(StoredOracle):
             complete = made is None or sampling.tells_best_value(self.plan.sampler, made)
             state, values = ("COMPLETE", best) if complete else ("PRUNED", None)
         return {"trial": json.loads(json.dumps(trial.get_state(), default=float)), "state": state, "values": values,
-                "ended_early": early, "order": len(self.end_order)}  # fmt: skip
+                "ended_early": early, "order": self._base.ended() + 1}  # fmt: skip
 
     def _value(self, trial: Trial, name: str) -> float:
         if trial.trial_id in self._results:
@@ -332,9 +394,6 @@ class Oracle(StoredOracle):
             return f"{self.patience} trials in a row were no better"
         return None
 
-    def _elapsed(self) -> float:
-        return self._seconds + (0.0 if self._started is None else self._clock() - self._started)
-
     def _since_best(self) -> int:
         best, since = None, 0
         for trial_id in self.end_order:
@@ -346,6 +405,11 @@ class Oracle(StoredOracle):
         return since
 
     # Small parts
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        if self._database is not None and not self._busy:
+            self.refresh()
+        return super().get_best_trials(num_trials)
 
     def pareto_trials(self) -> list[Trial]:
         """The trials that no other beats in every objective."""

@@ -119,16 +119,19 @@ class Tuner(keras_tuner.Tuner):
             *fit_args: for `HyperModel.fit`, as in KerasTuner.
             **fit_kwargs: likewise; `verbose` is that of the search, too.
         """
-        if not self.workers:
-            super().search(*fit_args, **fit_kwargs)
-        else:
-            from keras_trainkit.tuning import isolated
+        try:
+            if not self.workers:
+                super().search(*fit_args, **fit_kwargs)
+            else:
+                from keras_trainkit.tuning import isolated
 
-            if "verbose" in fit_kwargs:
-                self.oracle.verbose = fit_kwargs["verbose"]
-            self.on_search_begin()
-            isolated.search(self, fit_args, fit_kwargs)
-            self.on_search_end()
+                if "verbose" in fit_kwargs:
+                    self.oracle.verbose = fit_kwargs["verbose"]
+                self.on_search_begin()
+                isolated.search(self, fit_args, fit_kwargs)
+                self.on_search_end()
+        finally:
+            self.oracle.leave()
         if self.oracle.stop_reason and self.oracle.verbose:
             print(f"Search: ended, {self.oracle.stop_reason}")
 
