@@ -109,27 +109,28 @@ class Database:
         since: float | None = None
         while True:
             try:
-                result = action()
+                return action()
             except Exception as error:
                 if not connections.is_outage(error):
                     raise
-                now = time.monotonic()
-                reason = connections.first_line(error)
-                if since is None:
-                    since = now
-                    self._say(f"Search: the database does not answer ({reason}); waits for it")
-                if now - since > LONGEST_OUTAGE:
-                    raise ConnectionError(
-                        f"the database did not answer for {LONGEST_OUTAGE:g} s: {reason}. "
-                        "Run the same program again when it does; nothing that it has is lost"
-                    ) from error
-                self._opened.forget_connections()
-                time.sleep(min(5.0, 0.2 + 0.2 * (now - since)))
-            else:
-                if since is not None:
-                    self._up_since = time.monotonic()
-                    self._say("Search: the database answers again")
-                return result
+                since = self._wait(error, since)
+
+    def _wait(self, error: Exception, since: float | None) -> float:
+        """A while, in an outage that began at `since`; when it began."""
+        now, reason = time.monotonic(), connections.first_line(error)
+        if since is None:
+            since = now
+            self._say(f"Search: the database does not answer ({reason}); waits for it")
+        if now - since > LONGEST_OUTAGE:
+            raise ConnectionError(
+                f"the database did not answer for {LONGEST_OUTAGE:g} s: {reason}. "
+                "Run the same program again when it does; nothing that it has is lost"
+            ) from error
+        self._opened.forget_connections()
+        time.sleep(min(5.0, 0.2 + 0.2 * (now - since)))
+        # Nobody was able to leave signs of life; from now on they are.
+        self._up_since = time.monotonic()
+        return since
 
     @property
     def _lock(self) -> connections.Lock | None:
@@ -207,6 +208,7 @@ class Database:
         )  # fmt: skip
         self._check_lock()
         made = self.storage.create_new_trial(self._study, template_trial=template)
+        self._check_lock()  # Optuna tries again by itself
         return self.storage.get_trial(made).number
 
     def report(self, number: int, step: int, value: float) -> None:
@@ -291,9 +293,10 @@ class Database:
                 counts[trial_id] = counts.get(trial_id, 0) + 1
         return counts
 
-    def ended(self) -> int:
-        """How many trials have a record."""
-        return sum(_RECORD in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+    def ended_before(self, number: int) -> int:
+        """How many trials have a record, without that of one entry, which may have been written already."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(_RECORD in trial.user_attrs for trial in trials if trial.number != number)
 
     def epochs(self) -> int:
         """Points of all learning curves, of runs that were tried again, too."""

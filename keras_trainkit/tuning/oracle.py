@@ -343,7 +343,7 @@ class Oracle(StoredOracle):
         if ended.status == TrialStatus.INVALID:
             self._base.drop(number, ended.message or "it is tried again", failed=True)
         else:
-            self._base.finish(number, self._record(ended, early))
+            self._base.finish(number, self._record(ended, number, early))
             self._known[trial_id] = number
         self._take_over()
         self._keep("space", self.hyperparameters.get_config())
@@ -358,7 +358,7 @@ class Oracle(StoredOracle):
         self.ongoing_trials = {who: t for who, t in self.ongoing_trials.items() if t.trial_id != trial_id}
         self.refresh()
 
-    def _record(self, trial: Trial, early: str | None) -> dict[str, Any]:
+    def _record(self, trial: Trial, number: int, early: str | None) -> dict[str, Any]:
         state, values = "FAIL", None
         if trial.status == TrialStatus.COMPLETED:
             best = [self._value(trial, objective.name) for objective in self._objectives()]
@@ -366,7 +366,7 @@ class Oracle(StoredOracle):
             complete = made is None or sampling.tells_best_value(self.plan.sampler, made)
             state, values = ("COMPLETE", best) if complete else ("PRUNED", None)
         return {"trial": json.loads(json.dumps(trial.get_state(), default=float)), "state": state, "values": values,
-                "ended_early": early, "order": self._base.ended() + 1}  # fmt: skip
+                "ended_early": early, "order": self._base.ended_before(number) + 1}  # fmt: skip
 
     def _value(self, trial: Trial, name: str) -> float:
         if trial.trial_id in self._results:

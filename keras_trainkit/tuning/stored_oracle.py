@@ -242,15 +242,13 @@ class StoredOracle(keras_tuner.Oracle):
         return self._seconds + (0.0 if self._since is None else self._clock() - self._since)
 
     def save(self) -> None:
-        # Others may write the same file into the same folder; what it says is the same, too.
-        with contextlib.suppress(FileNotFoundError):
-            write_json(Path(self._get_oracle_fname()), self.get_state())
+        write_to_be_seen(Path(self._get_oracle_fname()), self.get_state())
 
     def reload(self) -> None:
         """Nothing: `open` reads the database once the space is known."""
 
     def _save_trial(self, trial: Trial) -> None:
-        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+        write_to_be_seen(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
 
     @property
     def _base(self) -> database.Database:
@@ -274,3 +272,10 @@ class StoredOracle(keras_tuner.Oracle):
     def _say(self, line: str) -> None:
         if self.verbose:
             print(line)
+
+
+def write_to_be_seen(path: Path, value: Any) -> None:
+    """Writes JSON that nothing depends on."""
+    # Processes that share a folder may write the same file at once, and one of them then finds its draft gone.
+    with contextlib.suppress(FileNotFoundError):
+        write_json(path, value)

@@ -15,9 +15,9 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.core import checks
-from keras_trainkit.recipes.run_directory import write_json
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
+from keras_trainkit.tuning.stored_oracle import write_to_be_seen
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[keras_tuner.HyperParameters], list[keras.callbacks.Callback]]
 
@@ -110,7 +110,7 @@ class Tuner(keras_tuner.Tuner):
 
     def save(self) -> None:
         self.oracle.save()
-        write_json(Path(self._get_tuner_fname()), self.get_state())
+        write_to_be_seen(Path(self._get_tuner_fname()), self.get_state())
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Runs trials until a budget is spent or the space is exhausted.
