@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
     from keras_trainkit.tuning.hyperband import Hyperband
     from keras_trainkit.tuning.oracle import Oracle
+    from keras_trainkit.tuning.ray_runner import RayRunner
     from keras_trainkit.tuning.sampling import halving
     from keras_trainkit.tuning.search_cv import SearchCV
     from keras_trainkit.tuning.searches import (
@@ -35,6 +36,7 @@ _HOMES = {
     "NonfiniteError": "tuner",
     "Oracle": "oracle",
     "RandomSearch": "searches",
+    "RayRunner": "ray_runner",
     "Search": "searches",
     "SearchCV": "search_cv",
     "SuccessiveHalving": "searches",
@@ -54,6 +56,7 @@ __all__ = [
     "NonfiniteError",
     "Oracle",
     "RandomSearch",
+    "RayRunner",
     "Search",
     "SearchCV",
     "SuccessiveHalving",

@@ -40,6 +40,7 @@ class Tuner(keras_tuner.Tuner):
             is killed; None waits for ever. Needs `workers`.
         recycle_after: trials after which a process is replaced, at least 1, so that memory stays flat.
         devices: for each worker in turn its `CUDA_VISIBLE_DEVICES`; None deals out those of this process, if it is set.
+        runner: where the `workers` train, such as a `RayRunner`; None is in processes of this machine.
         keep_checkpoints: how many of the best trials keep their weights, at least 1; None keeps all.
         **kwargs: `directory`, `project_name`, `overwrite`, `executions_per_trial` and others of `keras_tuner.Tuner`.
 
@@ -57,6 +58,7 @@ class Tuner(keras_tuner.Tuner):
         trial_timeout: float | None = None,
         recycle_after: int = 10,
         devices: Sequence[str] | None = None,
+        runner: Any = None,
         keep_checkpoints: int | None = 5,
         **kwargs: Any,
     ) -> None:
@@ -71,9 +73,15 @@ class Tuner(keras_tuner.Tuner):
                     "`trial_timeout` needs `workers`: a trial in this process cannot be killed. "
                     f"Received: trial_timeout={trial_timeout}, workers={workers}"
                 )
+        if runner is not None and (not self.workers or devices is not None):
+            raise ValueError(
+                "`runner` needs `workers`, the number of trials at a time, and deals out devices itself. "
+                f"Received: runner={runner!r}, workers={workers}, devices={devices}"
+            )
         if keep_checkpoints is not None:
             checks.integer("keep_checkpoints", keep_checkpoints, at_least=1)
         self.trial_timeout = trial_timeout
+        self.runner = runner
         self.devices = None if devices is None else [str(device) for device in devices]
         self.keep_checkpoints = keep_checkpoints
         self._running: Trial | None = None
