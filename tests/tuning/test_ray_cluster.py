@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 def cluster():
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     environment = {"env_vars": {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}}
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment, log_to_driver=False)
+    ray.init(
+        num_cpus=2, include_dashboard=False, runtime_env=environment, log_to_driver=False,
+        object_store_memory=100_000_000,
+    )  # fmt: skip
     yield
     ray.shutdown()
 
