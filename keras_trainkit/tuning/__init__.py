@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keras_trainkit.tuning.hyperband import Hyperband
     from keras_trainkit.tuning.oracle import Oracle
     from keras_trainkit.tuning.population import PopulationBasedTraining
+    from keras_trainkit.tuning.ray_runner import RayRunner
     from keras_trainkit.tuning.recipe_search import tune
     from keras_trainkit.tuning.sampling import halving
     from keras_trainkit.tuning.search_cv import SearchCV
@@ -42,6 +43,7 @@ _HOMES = {
     "PopulationBasedTraining": "population",
     "RandomSearch": "searches",
     "Range": "training_ranges",
+    "RayRunner": "ray_runner",
     "RecipeModel": "training_models",
     "Search": "searches",
     "SearchCV": "search_cv",
@@ -67,6 +69,7 @@ __all__ = [
     "PopulationBasedTraining",
     "RandomSearch",
     "Range",
+    "RayRunner",
     "RecipeModel",
     "Search",
     "SearchCV",

@@ -72,7 +72,7 @@ class HyperbandOracle(WaitingOracle):
                 if values is not None:
                     self.stop_reason = None
                     return values
-        self._wait = bool(self.ongoing_trials)
+        self._wait = bool(self.ongoing_trials or self._others)
         self.stop_reason = self.stop_reason or "all brackets are through"
         return None
 

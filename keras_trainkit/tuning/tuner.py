@@ -16,10 +16,10 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from rich.console import Console
 
 from keras_trainkit.core import checks
-from keras_trainkit.recipes.run_directory import write_json
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.progress import SearchProgress
+from keras_trainkit.tuning.stored_oracle import write_to_be_seen
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[keras_tuner.HyperParameters], list[keras.callbacks.Callback]]
 
@@ -42,6 +42,7 @@ class Tuner(keras_tuner.Tuner):
             is killed; None waits for ever. Needs `workers`.
         recycle_after: trials after which a process is replaced, at least 1, so that memory stays flat.
         devices: for each worker in turn its `CUDA_VISIBLE_DEVICES`; None deals out those of this process, if it is set.
+        runner: where the `workers` train, such as a `RayRunner`; None is in processes of this machine.
         keep_checkpoints: how many of the best trials keep their weights, at least 1; None keeps all.
         progress: True shows the search as a table in a terminal, and as plain lines elsewhere, and Keras's own bars
             stay away unless `search` is given `verbose`; a `rich.console.Console` shows it there; False leaves it to
@@ -64,6 +65,7 @@ class Tuner(keras_tuner.Tuner):
         trial_timeout: float | None = None,
         recycle_after: int = 10,
         devices: Sequence[str] | None = None,
+        runner: Any = None,
         keep_checkpoints: int | None = 5,
         progress: bool | Console = True,
         hparams: bool = True,
@@ -80,9 +82,15 @@ class Tuner(keras_tuner.Tuner):
                     "`trial_timeout` needs `workers`: a trial in this process cannot be killed. "
                     f"Received: trial_timeout={trial_timeout}, workers={workers}"
                 )
+        if runner is not None and (not self.workers or devices is not None):
+            raise ValueError(
+                "`runner` needs `workers`, the number of trials at a time, and deals out devices itself. "
+                f"Received: runner={runner!r}, workers={workers}, devices={devices}"
+            )
         if keep_checkpoints is not None:
             checks.integer("keep_checkpoints", keep_checkpoints, at_least=1)
         self.trial_timeout = trial_timeout
+        self.runner = runner
         self.devices = None if devices is None else [str(device) for device in devices]
         self.keep_checkpoints = keep_checkpoints
         self._running: Trial | None = None
@@ -135,7 +143,7 @@ class Tuner(keras_tuner.Tuner):
 
     def save(self) -> None:
         self.oracle.save()
-        write_json(Path(self._get_tuner_fname()), self.get_state())
+        write_to_be_seen(Path(self._get_tuner_fname()), self.get_state())
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Runs trials until a budget is spent or the space is exhausted.
@@ -171,6 +179,7 @@ class Tuner(keras_tuner.Tuner):
                 watcher.search_began(self)
             yield
         finally:
+            self.oracle.leave()
             if bars:
                 keras.config.enable_interactive_logging()
             for watcher in self.oracle.watchers:
