@@ -13,8 +13,9 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-# Whoever holds the lock proposes or ends a trial, which takes a second at most; more means that it hangs.
-LONGEST_HOLD = 120.0
+# Whoever holds the lock proposes or ends a trial, which takes a second, and more only for the first; else it hangs.
+_LONGEST_HOLD = 60.0
+_LONGEST_WAIT = 600.0
 # One file write for each commit, and none that waits for the disk: what a killed process wrote is there all the same.
 # A machine that loses power may lose the last trials, never the file.
 _PRAGMAS = ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL")
@@ -84,7 +85,7 @@ class Opened:
             with self.engine.connect() as connection, connection.begin():
                 # The server ends a holder that hangs, so that the others can go on.
                 connection.execute(
-                    sqlalchemy.text(f"SET LOCAL idle_in_transaction_session_timeout = {LONGEST_HOLD * 1000:.0f}")
+                    sqlalchemy.text(f"SET LOCAL idle_in_transaction_session_timeout = {_LONGEST_HOLD * 1000:.0f}")
                 )
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _key(name)})
                 yield Lock(connection)
@@ -163,12 +164,12 @@ def _write_ahead(connection: Any, _: Any) -> None:
 @contextlib.contextmanager
 def _file_lock(path: str) -> Iterator[None]:
     # SQLite's own locking of an empty file beside the database: it works where SQLite does, and ends with its process.
-    connection = sqlite3.connect(path, timeout=LONGEST_HOLD, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_LONGEST_WAIT, isolation_level=None, check_same_thread=False)
     try:
         try:
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
-            raise TimeoutError(f"another process held {path} for {LONGEST_HOLD:g} s: {error}") from error
+            raise TimeoutError(f"another process held {path} for {_LONGEST_WAIT:g} s: {error}") from error
         yield
     finally:
         connection.close()

@@ -217,8 +217,10 @@ class Database:
         Raises:
             TakenOverError: another process runs the trial.
         """
-        with _taken_over(number):
+        try:
             self.patiently(lambda: self.storage.set_trial_intermediate_value(self._id(number), step, value))
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TakenOverError(f"entry {number} of the study was ended by another process") from error
 
     def should_end(self, number: int, pruner: optuna.pruners.BasePruner) -> bool:
         """Whether the pruner would end a trial after its last report."""
@@ -233,11 +235,10 @@ class Database:
         Raises:
             TakenOverError: another process runs the trial.
         """
-        if not self._has_ended(number, _RECORD):
-            self._check_lock()
-            with _taken_over(number):
-                self.storage.set_trial_user_attr(self._id(number), _RECORD, record)
-                self._tell(number, record)
+        self._check_lock()
+        with self._ending(number, _RECORD):
+            self.storage.set_trial_user_attr(self._id(number), _RECORD, record)
+            self._tell(number, record)
 
     def drop(self, number: int, reason: str, *, failed: bool = False) -> None:
         """Ends an entry that counts for nothing: a repeated proposal, or a run that is to be tried again.
@@ -250,13 +251,12 @@ class Database:
         Raises:
             TakenOverError: another process runs the trial.
         """
-        if not self._has_ended(number, _REASON):
-            self._check_lock()
-            with _taken_over(number):
-                self.storage.set_trial_user_attr(self._id(number), _REASON, reason)
-                if failed:
-                    self.storage.set_trial_user_attr(self._id(number), _FAILED, True)
-                self.study.tell(number, state=TrialState.FAIL)
+        self._check_lock()
+        with self._ending(number, _REASON):
+            self.storage.set_trial_user_attr(self._id(number), _REASON, reason)
+            if failed:
+                self.storage.set_trial_user_attr(self._id(number), _FAILED, True)
+            self.study.tell(number, state=TrialState.FAIL)
 
     def latest(self, alive: Callable[[FrozenTrial], bool]) -> dict[str, FrozenTrial]:
         """The entry that counts for each of KerasTuner's trials, in the order in which they were first proposed.
@@ -318,11 +318,14 @@ class Database:
         state = TrialState[record["state"]]
         self.study.tell(number, record["values"] if state is TrialState.COMPLETE else None, state=state)
 
-    def _has_ended(self, number: int, by: str) -> bool:
-        trial = self.storage.get_trial(self._id(number))
-        if trial.state.is_finished() and by not in trial.user_attrs:
-            raise TakenOverError(f"entry {number} of the study was ended by another process")
-        return trial.state.is_finished()
+    @contextlib.contextmanager
+    def _ending(self, number: int, by: str) -> Iterator[None]:
+        """An entry may have been ended before an outage, by the same words; but not by others."""
+        try:
+            yield
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            if by not in self.storage.get_trial(self._id(number)).user_attrs:
+                raise TakenOverError(f"entry {number} of the study was ended by another process") from error
 
     def _check_lock(self) -> None:
         if self._lock is not None:
@@ -330,14 +333,6 @@ class Database:
 
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study, number)
-
-
-@contextlib.contextmanager
-def _taken_over(number: int) -> Iterator[None]:
-    try:
-        yield
-    except optuna.exceptions.UpdateFinishedTrialError as error:
-        raise TakenOverError(f"entry {number} of the study was ended by another process") from error
 
 
 def is_proposed(trial: FrozenTrial) -> bool:

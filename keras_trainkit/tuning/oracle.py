@@ -356,9 +356,11 @@ class Oracle(StoredOracle):
         else:
             self._base.finish(number, self._record(ended, number, early))
             self._known[trial_id] = number
-        self._take_over()
-        self._keep("space", self.hyperparameters.get_config())
-        self._keep("seconds", self._seconds)
+        facts = self._base.facts()
+        self._read_space(facts)
+        self._read_seconds(facts)
+        self._keep("space", self.hyperparameters.get_config(), facts)
+        self._keep("seconds", self._seconds, facts)
 
     def _give_up(self, trial_id: str) -> None:
         """Forgets the run of a trial that another process took."""
@@ -442,7 +444,8 @@ class Oracle(StoredOracle):
         return [self.trials[trial_id] for trial_id in self._base.pareto()]
 
     def _names(self) -> dict[int, str]:
-        known = dict(self._base.facts().get("names", {}))
+        facts = self._base.facts()
+        known = dict(facts.get("names", {}))
         names = {}
         for index, parameter in enumerate(self.hyperparameters.space):
             name, described = spaces.study_name(parameter), spaces.describe(parameter)
@@ -450,7 +453,7 @@ class Oracle(StoredOracle):
                 name += "'"
             known[name] = known.get(name, described)
             names[index] = name
-        self._keep("names", known)
+        self._keep("names", known, facts)
         return names
 
     def _mark(self, values: spaces.Values) -> str:

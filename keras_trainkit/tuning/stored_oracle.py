@@ -110,8 +110,8 @@ class StoredOracle(keras_tuner.Oracle):
             self.seed = secrets.randbelow(2**31)
         self._compare_space(facts, alone=not self._base.working(facts))
         self._compare_settings(facts)
-        self._keep("objectives", objectives)
-        self._keep("seed", self.seed)
+        self._keep("objectives", objectives, facts)
+        self._keep("seed", self.seed, facts)
         self._take_over()
 
     def _compare_space(self, facts: dict[str, Any], *, alone: bool) -> None:
@@ -137,8 +137,8 @@ class StoredOracle(keras_tuner.Oracle):
         elif before is not None and "space" in facts:
             # Entries that trials found by themselves belong to the space, too, or the proposals would differ.
             self.hyperparameters: keras_tuner.HyperParameters = keras_tuner.HyperParameters.from_config(facts["space"])
-        self._keep("space", self.hyperparameters.get_config())
-        self._keep("space_at_start", now)
+        self._keep("space", self.hyperparameters.get_config(), facts)
+        self._keep("space_at_start", now, facts)
 
     def _compare_settings(self, facts: dict[str, Any]) -> None:
         sampler = self._asked.sampler if isinstance(self._asked.sampler, str) else "a function"
@@ -147,7 +147,7 @@ class StoredOracle(keras_tuner.Oracle):
         for name, before in facts.get("settings", settings).items():
             if before != settings.get(name, before):
                 self._say(f"Search: `{name}` changed from {before!r} to {settings[name]!r}; earlier trials stay")
-        self._keep("settings", settings)
+        self._keep("settings", settings, facts)
 
     def refresh(self) -> None:
         """Reads what other processes did."""
@@ -265,8 +265,8 @@ class StoredOracle(keras_tuner.Oracle):
     def _objectives(self) -> list[Any]:
         return getattr(self.objective, "objectives", None) or [self.objective]
 
-    def _keep(self, name: str, value: Any) -> None:
-        if self._base.facts().get(name) != value:
+    def _keep(self, name: str, value: Any, facts: dict[str, Any]) -> None:
+        if facts.get(name) != value:
             self._base.set_fact(name, value)
 
     def _say(self, line: str) -> None:

@@ -56,7 +56,7 @@ def is_there(process):
     return True
 
 
-def run(folder, name, base="TPESearch", seconds=0.05, elsewhere=False, wait=600, **kwargs):
+def run(folder, name, base="TPESearch", seconds=0.05, elsewhere=False, wait=600, fate=None, **kwargs):
     """A search whose trials take some time; what it saw goes into `NAME.json`, and each run of a trial into `runs`."""
     import searching
 
@@ -73,11 +73,13 @@ def run(folder, name, base="TPESearch", seconds=0.05, elsewhere=False, wait=600,
 
     tuner = searching.search(folder, getattr(tuning, base), score=slow, run=False, **kwargs)
     tuner.oracle.verbose = 1
-    original = tuner.run_trial
+    original, fates = tuner.run_trial, [fate] if fate else []  # of its first trial
 
     def run_trial(trial, **kwargs):
         with open(os.path.join(folder, "runs"), "a") as file:
             file.write(f"{trial.trial_id} {name} {os.getpid()}\n")
+        if fates:
+            os.kill(os.getpid(), getattr(signal, fates.pop()))
         return original(trial, **kwargs)
 
     tuner.run_trial = run_trial

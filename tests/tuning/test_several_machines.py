@@ -12,6 +12,7 @@ pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
 
 import optuna
 import postgres_server
+import psutil
 from machines import Machines
 from searching import proposed, search
 
@@ -116,10 +117,9 @@ def test_a_machine_that_falls_silent_is_given_up_and_gives_up_itself(machines, s
     """One is killed, one only held, and its trial ends elsewhere in the meantime; nobody sees their processes."""
     storage = server.new_database()
     arguments = {"storage": storage, "max_trials": 6, "seconds": 0.5, "elsewhere": True, "grace_period": 2.0}
-    killed, held = (machines.start(tmp_path, name=name, **arguments) for name in "ab")
-    wait_until(lambda: len(runs(tmp_path)) == 2)
-    os.kill(held, signal.SIGSTOP)
-    machines.kill(killed)
+    machines.wait(machines.start(tmp_path, name="a", fate="SIGKILL", **arguments))
+    held = machines.start(tmp_path, name="b", fate="SIGSTOP", **arguments)
+    wait_until(lambda: psutil.Process(held).status() == psutil.STATUS_STOPPED)
     last = machines.start(tmp_path, name="c", **arguments)
     machines.wait(last)
     os.kill(held, signal.SIGCONT)
