@@ -70,7 +70,7 @@ def make(jobs: list[tuple[Any, ...]], folder: Path | None, processes: int) -> No
     if not left:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, max_tasks_per_child=20) as pool, RUNS.open("a") as file:
+    with ProcessPoolExecutor(processes, context) as pool, RUNS.open("a") as file:
         sitting = in_turn.circumstances(["keras-tuner", "optuna", "torch", "scikit-learn"])
         file.write(json.dumps({"sitting": sitting}) + "\n")
         running = [pool.submit(one, job, folder) for job in left]

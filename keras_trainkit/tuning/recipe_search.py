@@ -19,6 +19,7 @@ from rich.console import Console
 from keras_trainkit import data, recipes
 from keras_trainkit.core import checks
 from keras_trainkit.recipes import Recipe, RecipeError, preparation, run_directory
+from keras_trainkit.resuming import occasions
 from keras_trainkit.tuning import sampling
 from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.training_models import RecipeModel
@@ -44,6 +45,7 @@ class Settings:
         seed: of the proposals, at least 0.
         workers: processes that train at the same time; 0 trains in this one.
         time_budget: seconds of all runs of the search; None is no limit.
+        save_every: how often the states of running trials are saved, as in `Tuner`; None saves none.
 
     Raises:
         RecipeError: a value out of its range.
@@ -56,6 +58,7 @@ class Settings:
     seed: int = 0
     workers: int = 0
     time_budget: float | None = None
+    save_every: int | str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -67,6 +70,8 @@ class Settings:
             checks.integer("workers", self.workers, at_least=0)
             if self.time_budget is not None:
                 checks.number("time_budget", self.time_budget, above=0)
+            if self.save_every is not None:
+                occasions.parse(self.save_every)
         except (TypeError, ValueError) as error:
             raise RecipeError(str(error)) from None
 
@@ -224,7 +229,7 @@ def _carry_out(
     with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
         tuner = Tuner(
             oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name,
-            progress=console,
+            progress=console, save_every=settings.save_every,
         )  # fmt: skip
     if not oracle.trials:
         tuner.enqueue_values(model.space.start_point(model.recipe, oracle.get_space()))

@@ -16,6 +16,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from rich.console import Console
 
 from keras_trainkit.core import checks
+from keras_trainkit.resuming import occasions
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.progress import SearchProgress
@@ -43,6 +44,9 @@ class Tuner(keras_tuner.Tuner):
         recycle_after: trials after which a process is replaced, at least 1, so that memory stays flat.
         devices: for each worker in turn its `CUDA_VISIBLE_DEVICES`; None deals out those of this process, if it is set.
         runner: where the `workers` train, such as a `RayRunner`; None is in processes of this machine.
+        save_every: how often the state of a running trial is saved, as in `callbacks.ResumableTraining`, such as
+            `"1ep"` or `"10min"`: a trial whose process is killed then goes on from there, and not from its first epoch.
+            Its model must be built. None saves none.
         keep_checkpoints: how many of the best trials keep their weights, at least 1; None keeps all.
         progress: True shows the search as a table in a terminal, and as plain lines elsewhere, and Keras's own bars
             stay away unless `search` is given `verbose`; a `rich.console.Console` shows it there; False leaves it to
@@ -66,6 +70,7 @@ class Tuner(keras_tuner.Tuner):
         recycle_after: int = 10,
         devices: Sequence[str] | None = None,
         runner: Any = None,
+        save_every: int | str | None = None,
         keep_checkpoints: int | None = 5,
         progress: bool | Console = True,
         hparams: bool = True,
@@ -93,6 +98,10 @@ class Tuner(keras_tuner.Tuner):
         self.runner = runner
         self.devices = None if devices is None else [str(device) for device in devices]
         self.keep_checkpoints = keep_checkpoints
+        if save_every is not None:
+            occasions.parse(save_every)
+        self.save_every = save_every
+        self._execution = 0
         self._running: Trial | None = None
         self._loading = False
         self.hparams = bool(hparams)
@@ -190,14 +199,22 @@ class Tuner(keras_tuner.Tuner):
         return contextlib.nullcontext() if self._progress is None else self._progress.above()
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        self._running = trial
+        self._running, self._execution = trial, 0
         return super().run_trial(trial, *args, **kwargs)
 
     def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         # KerasTuner's own refuses a mapping with several objectives; here `outcomes` reads what comes back.
         hp = trial.hyperparameters
         model = self._try_build(hp)
-        results = self.hypermodel.fit(hp, model, *args, **kwargs)
+        with contextlib.ExitStack() as stack:
+            if self.save_every is not None:
+                from keras_trainkit.tuning import trial_states
+
+                callbacks = kwargs["callbacks"]
+                saving = trial_states.resumable(self, trial, self._execution, callbacks, self.save_every)
+                stack.callback(saving.close)
+                self._execution += 1
+            results = self.hypermodel.fit(hp, model, *args, **kwargs)
         config = Path(self._get_build_config_fname(trial.trial_id))
         config.write_text(json.dumps(model.get_build_config()), encoding="utf-8")
         return results
@@ -235,6 +252,8 @@ class Tuner(keras_tuner.Tuner):
         except keras_tuner.errors.FailedTrialError as error:
             trial.status, trial.message = TrialStatus.FAILED, explain(error)
         except Exception as error:
+            # What raised once would raise again from the state before it; what was killed goes on.
+            self._forget_states(trial)
             trial.status, trial.message = TrialStatus.INVALID, explain(error)
 
     def _run_and_update_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> None:
@@ -247,8 +266,17 @@ class Tuner(keras_tuner.Tuner):
         self.oracle.set_result(trial.trial_id, metrics, step)
 
     def on_trial_end(self, trial: Trial) -> None:
+        again = trial.status == TrialStatus.INVALID
         super().on_trial_end(trial)
+        if not again or trial.status == TrialStatus.FAILED:
+            self._forget_states(trial)
         self._remove_checkpoints()
+
+    def _forget_states(self, trial: Trial) -> None:
+        if self.save_every is not None:
+            from keras_trainkit.tuning import trial_states
+
+            trial_states.forget(self.get_trial_dir(trial.trial_id))
 
     # Models and their files
 
