@@ -24,6 +24,7 @@ from typing import Any
 import in_turn
 import search_drivers
 import search_problems
+import search_table
 from search_drivers import METHODS
 
 RUNS = in_turn.RESULTS / "search.jsonl"
@@ -51,13 +52,6 @@ def one(job: tuple[str, str, str, int, int], folder: Path | None) -> dict[str, A
     return record | {"regrets": [round(value, 4) for value in regrets], "epochs": epochs}
 
 
-def read() -> list[dict[str, Any]]:
-    """The searches that were made."""
-    if not RUNS.exists():
-        return []
-    return [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines() if "problem" in line]
-
-
 def key(record: dict[str, Any]) -> tuple[Any, ...]:
     """What makes a search that search."""
     return tuple(record[name] for name in ("kind", "problem", "method", "seed", "budget"))
@@ -65,7 +59,7 @@ def key(record: dict[str, Any]) -> tuple[Any, ...]:
 
 def make(jobs: list[tuple[Any, ...]], folder: Path | None, processes: int) -> None:
     """Runs the searches that are not there yet, and writes a line for each."""
-    known = {key(record) for record in read()}
+    known = {key(record) for record in search_table.read(RUNS)}
     left = [job for job in jobs if job not in known]
     if not left:
         return
@@ -119,16 +113,21 @@ def times(rounds: int) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> list[str]:
     """The median regret and the quartiles, by problem and method."""
-    by: dict[tuple[str, str], list[float]] = {}
-    for record in records:
-        by.setdefault((record["problem"], record["method"]), []).append(record["regrets"][-1])
-    return [f"{problem:26} {method:24} {spread(values)}" for (problem, method), values in sorted(by.items())]
-
-
-def spread(values: list[float]) -> str:
-    """A median with its quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:.4g} [{low:.4g}, {high:.4g}] of {len(values)}"
+    lines = []
+    for kind in ("quality", "curves"):
+        for problem, methods in search_table.of(records, kind).items():
+            for method, found in methods.items():
+                figure = search_table.spread(search_table.last(found))
+                middle, low, high = (f"{figure[name]:.4g}" for name in ("median", "quartile_1", "quartile_3"))
+                lines.append(f"{problem:26} {method:24} {middle} [{low}, {high}] of {len(found)}")
+    for method, mean in search_table.over_tables(records).items():
+        lines.append(f"{'fcnet, geometric mean':26} {method:24} {mean:.4g}")
+    shares = search_table.share_of_hyperband(records, "ours")
+    if shares:
+        lines.append(
+            f"epochs until ours is as good as {search_table.HYPERBAND}: {statistics.median(shares):.3f} of them"
+        )
+    return lines
 
 
 def main() -> None:
@@ -149,7 +148,7 @@ def main() -> None:
              arguments.processes)  # fmt: skip
     if "curves" in arguments.parts:
         make(curve_jobs(max(arguments.seeds, 20)), None, arguments.processes)
-    for line in table(read()):
+    for line in table(search_table.read(RUNS)):
         print(line)
     if "times" in arguments.parts:
         TIMES.write_text(json.dumps(times(arguments.rounds), indent=1) + "\n", encoding="utf-8")
