@@ -141,8 +141,8 @@ def is_outage(error: BaseException | None) -> bool:
 def first_line(error: BaseException) -> str:
     """What the driver said, without the statement and without Optuna's words around it."""
     found = error
-    while found.__cause__ is not None:
-        found = found.__cause__
+    while (inner := getattr(found, "orig", None) or found.__cause__) is not None:
+        found = inner
     return str(found).strip().splitlines()[0] if str(found).strip() else type(found).__name__
 
 

@@ -305,7 +305,8 @@ class Tuner(keras_tuner.Tuner):
         if not Path(self._get_checkpoint_fname(trial.trial_id)).exists():
             raise FileNotFoundError(
                 f"trial {trial.trial_id} has no weights: those of the best {self.keep_checkpoints} trials stay. "
-                "Raise `keep_checkpoints` for more"
+                "Raise `keep_checkpoints` for more. Where several machines search without a shared folder, they are on "
+                "the one that trained them"
             )
         with self._own_weights_only():
             return super().load_model(trial)

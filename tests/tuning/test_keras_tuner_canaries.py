@@ -27,6 +27,12 @@ def test_the_queue_of_retries_is_taken_from_its_end():
     assert isinstance(keras_tuner.oracles.RandomSearchOracle("val_loss", 1)._retry_queue, list)
 
 
+def test_tries_are_counted_and_new_entries_merged():
+    source = inspect.getsource(keras_tuner.Oracle)
+    assert "self._run_times[trial.trial_id] += 1" in source
+    assert hasattr(keras_tuner.HyperParameters, "_exists") and hasattr(keras_tuner.HyperParameters, "merge")
+
+
 def test_fit_goes_through_the_copied_callbacks_and_the_build():
     source = inspect.getsource(keras_tuner.Tuner.run_trial)
     assert "self._deepcopy_callbacks(" in source and "self._build_and_fit_model(" in source

@@ -43,6 +43,7 @@ def test_killed_raising_and_hanging_trials_fail_with_their_reason(tmp_path):
     assert ray.is_initialized()  # it was there before, and stays
 
 
+@pytest.mark.thorough
 def test_a_search_proposes_and_prunes_as_with_processes(tmp_path):
     arguments = {"max_trials": 10, "max_epochs": 16, "epochs": 16}
     there = search(tmp_path / "ray", tuning.SuccessiveHalving, workers=1, runner=tuning.RayRunner(), **arguments)

@@ -1,5 +1,7 @@
 """Several oracles on one database, by turns in one process: who proposes what, and who takes what over."""
 
+import sqlite3
+
 import pytest
 
 pytest.importorskip("optuna", reason="the extra `tuning` is not installed")
@@ -67,6 +69,28 @@ def test_a_trial_that_was_given_away_is_let_go(two):
     assert a.oracle.create_trial("t").trial_id == "1"
 
 
+def test_an_outage_in_the_midst_of_an_end_changes_nothing(two, monkeypatch, capsys):
+    a, b = two
+    monkeypatch.setattr(database.time, "sleep", lambda seconds: None)
+    locked = sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database is locked"))
+    a.oracle.verbose = 1
+    for method in ("_tell", "set_fact"):
+        trial, original, left = a.oracle.create_trial("t"), getattr(a.oracle._base, method), [locked, locked]
+
+        def failing(*args, left=left, original=original):
+            if left:
+                raise left.pop()
+            return original(*args)
+
+        monkeypatch.setattr(a.oracle._base, method, failing)
+        train(a, trial, 1.0)
+        assert not left
+        monkeypatch.setattr(a.oracle._base, method, original)
+    assert capsys.readouterr().out.count("the database does not answer (database is locked); waits for it") == 2
+    assert [t.user_attrs["record"]["order"] for t in b.study.trials] == [1, 2]
+    assert b.oracle.create_trial("t").trial_id == "2"
+
+
 def test_tries_count_over_all(tmp_path):
     storage = f"sqlite:///{tmp_path / 'shared.db'}"
     arguments = {"storage": storage, "max_trials": 2, "run": False, "max_retries_per_trial": 1}
@@ -96,7 +120,8 @@ def test_epochs_time_and_patience_count_over_all(tmp_path):
     clock[0] = 13.0
     train(b, second, 0.2)
     train(a, a.oracle.create_trial("t"), 0.3)
-    c = begin("c", time_budget=13.0)  # both took 13 s together, not 23
+    c = begin("c", time_budget=13.0)  # they took 13 s together, not 10, and not 23
+    assert c.oracle._elapsed() == 13.0
     assert c.oracle.create_trial("t").status == "STOPPED" and "13 s" in c.oracle.stop_reason
     d = begin("d", patience=2)
     assert d.oracle.create_trial("t").status == "STOPPED" and "2 trials in a row" in d.oracle.stop_reason
