@@ -16,6 +16,7 @@ FEWEST_FOR_EDGES = 10
 _MOST_FOR_IMPORTANCE = 200
 _DUMMIES = 2
 _EDGE = 0.1
+_RARE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,8 @@ def edge_warnings(results: SearchResults) -> list[str]:
     """Which ranges end where the best trials are.
 
     The best few, a tenth of those with a score and at least 4, are looked at, and not the best one alone, which may lie
-    anywhere by chance: it and three quarters of them must lie in the outer tenth of the range, on its own scale. A
+    anywhere by chance: it and three quarters of them must lie in the outer tenth of the range, on its own scale, and
+    values drawn at random must do so in less than one search of 50; of three choices the last one is met too easily. A
     lower end of 0, or of 1 for whole numbers, is no limit that could be moved.
     """
     if len(results.objectives) != 1:
@@ -169,9 +171,19 @@ def edge_warnings(results: SearchResults) -> list[str]:
         places = _ordered_places(parameter, top)
         for upper in (False, True):
             at_edge = [place >= 1 - _EDGE if upper else place <= _EDGE for place in places]
-            if at_edge[0] and sum(at_edge) >= 0.75 * len(top) and (upper or _can_fall(parameter)):
-                found.append(_advice(parameter, top[0], upper, sum(at_edge), len(top)))
+            count = sum(at_edge)
+            told = at_edge[0] and count >= 0.75 * len(top) and _chance(count, len(top), parameter) < _RARE
+            if told and (upper or _can_fall(parameter)):
+                found.append(_advice(parameter, top[0], upper, count, len(top)))
     return found
+
+
+def _chance(count: int, of: int, parameter: Parameter) -> float:
+    """How likely so many of the best few are at the edge if it does not matter where they are."""
+    whole = round((parameter.high or 0.0) - (parameter.low or 0.0)) + 1 if parameter.integer else math.inf
+    values = len(parameter.choices) if parameter.choices is not None else whole
+    at_edge = max(_EDGE, 1 / values)
+    return sum(math.comb(of, n) * at_edge**n * (1 - at_edge) ** (of - n) for n in range(count, of + 1))
 
 
 def _can_fall(parameter: Parameter) -> bool:
@@ -188,11 +200,16 @@ def _ordered_places(parameter: Parameter, trials: list[SearchTrial]) -> list[flo
 
 def _advice(parameter: Parameter, best: SearchTrial, upper: bool, count: int, of: int) -> str:
     low, high = parameter.low or 0.0, parameter.high or 0.0
-    if parameter.scale == "log":
+    if parameter.choices is not None:
+        rising = sorted(parameter.choices)
+        last, before = (rising[-1], rising[-2]) if upper else (rising[0], rising[1])
+        factors = before > 0 and not 2 / 3 < last / before < 3 / 2
+        to = last * last / before if factors else 2 * last - before
+    elif parameter.scale == "log":
         to = high * min(10.0, high / low) if upper else low / min(10.0, high / low)
     else:
         to = high + (high - low) / 2 if upper else low - (high - low) / 2
-        to = max(to, 0.0) if low >= 0 else to
+    to = max(to, 0.0) if low >= 0 else to
     whole = parameter.integer or (parameter.choices is not None and all(isinstance(c, int) for c in parameter.choices))
     shown = f"{max(1 if low > 0 else round(to), round(to)) if whole else to:.3g}"
     if float(shown) == (high if upper else low):

@@ -136,12 +136,12 @@ def test_searches_with_little_to_tell(tmp_path, trials, sentence):
 
 
 def test_words_alone_and_names_that_look_like_html_or_formulas(tmp_path):
-    odd = parameter("Choice", "<b>$x^{</b>", values=["<u>", "$y$", "&"], ordered=False)
-    trials = [{"values": {"<b>$x^{</b>": "<u>", "yes": True}, "score": 1.0, "curve": [2.0, 1.0]}] * 2
+    odd = parameter("Choice", "<b>$x^{$</b>", values=["<u>", "$y$", "&"], ordered=False)
+    trials = [{"values": {"<b>$x^{$</b>": "<u>", "yes": True}, "score": 1.0, "curve": [2.0, 1.0]}] * 2
     space = [odd, parameter("Boolean", "yes", default=False)]
     shown = page_of(write_search(tmp_path, trials, space, [("<i>loss", "max")], name="<script>"))
     assert "script" not in shown.tags and "b" not in shown.tags and "i" not in shown.tags and "u" not in shown.tags
-    assert "<b>$x^{</b>" in shown.texts and "<script>: search report" in shown.texts
+    assert "<b>$x^{$</b>" in shown.texts and "<script>: search report" in shown.texts
 
 
 def test_several_objectives(tmp_path):
@@ -187,8 +187,7 @@ def test_importance_finds_what_matters_and_what_chance_would_find(mixed, tmp_pat
     assert set(found.shares) == {"rate", "kind", "layers"} and found.trials == 26
     # One diverged trial does not explain everything.
     trials = scored(40)
-    worst = max(range(40), key=lambda n: trials[n]["score"] if trials[n]["values"]["kind"] == "a" else -1)
-    trials[worst]["score"] = 1e9
+    min(trials, key=lambda given: given["score"])["score"] = 1e9
     write_search(tmp_path, trials)
     again = search_insight.importance(reporting.read_search(tmp_path))
     assert again.shares["rate"] > 0.5
@@ -225,7 +224,7 @@ def test_edges_of_linear_ranges_and_ordered_choices(tmp_path):
     space = [
         parameter("Float", "momentum", min_value=0.5, max_value=0.9, sampling="linear", step=None),
         parameter("Choice", "units", values=[64, 16, 32], ordered=True),
-        parameter("Float", "dropout", min_value=0.0, max_value=0.5, sampling="linear", step=None),
+        parameter("Float", "dropout", min_value=0.0, max_value=1.0, sampling="linear", step=None),
     ]
     rng = np.random.default_rng(0)
     values = [
@@ -236,10 +235,19 @@ def test_edges_of_linear_ranges_and_ordered_choices(tmp_path):
         }
         for _ in range(80)
     ]
-    trials = [{"values": v, "score": -10 * v["momentum"] - v["units"] / 8 + v["dropout"]} for v in values]
+    trials = [{"values": v, "score": -10 * v["momentum"] - v["units"] / 8 + 5 * v["dropout"]} for v in values]
     found = search_insight.edge_warnings(reporting.read_search(write_search(tmp_path, trials, space)))
     assert [text.split(",")[0] for text in found] == ["The best momentum", "The best units"]
-    assert "to 1.1 for example" in found[0] and "to 88 for example" in found[1]
+    assert "to 1.1 for example" in found[0] and "to 128 for example" in found[1]
+
+
+def test_of_three_choices_the_last_one_is_met_too_easily(tmp_path):
+    units = parameter("Choice", "units", values=[16, 32, 64], ordered=True)
+    trials = [{"values": {"units": value}, "score": float(n)} for n, value in enumerate([64, 64, 32, 64, *[16] * 8])]
+    assert search_insight.edge_warnings(reporting.read_search(write_search(tmp_path / "three", trials, [units]))) == []
+    trials[2]["values"] = {"units": 64}
+    (text,) = search_insight.edge_warnings(reporting.read_search(write_search(tmp_path / "four", trials, [units])))
+    assert "range [16, 64], and so are 4 of the best 4 trials: widen it, to 128 for example." in text
 
 
 def test_one_diverged_trial_does_not_flatten_the_picture():
@@ -282,6 +290,7 @@ def test_a_thousand_trials_are_a_small_page(tmp_path):
     path = reporting.report_search(results, tmp_path / "big.html")
     shown = Page(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 2_000_000
+    assert "250 of 900 trials, the best circled, later ones darker" in shown.texts
     assert "100" in table_of(shown, "Failures") and "0999" in table_of(shown, "Trials")
 
 
