@@ -19,7 +19,7 @@ from keras_trainkit.core import checks
 from keras_trainkit.resuming import occasions
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
-from keras_trainkit.tuning.progress import SearchProgress
+from keras_trainkit.tuning.progress import SearchProgress, outputs_to
 from keras_trainkit.tuning.stored_oracle import write_to_be_seen
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[keras_tuner.HyperParameters], list[keras.callbacks.Callback]]
@@ -51,6 +51,7 @@ class Tuner(keras_tuner.Tuner):
         progress: True shows the search as a table in a terminal, and as plain lines elsewhere, and Keras's own bars
             stay away unless `search` is given `verbose`; a `rich.console.Console` shows it there; False leaves it to
             KerasTuner's own lines.
+        output: a file for what trials in processes of their own print, TensorFlow's messages too; None shows it.
         hparams: writes the trials for TensorBoard's HParams to `tensorboard` in the project's directory; the sessions
             that KerasTuner would make for a `TensorBoard` callback stay away then.
         **kwargs: `directory`, `project_name`, `overwrite`, `executions_per_trial` and others of `keras_tuner.Tuner`.
@@ -73,6 +74,7 @@ class Tuner(keras_tuner.Tuner):
         save_every: int | str | None = None,
         keep_checkpoints: int | None = 5,
         progress: bool | Console = True,
+        output: str | Path | None = None,
         hparams: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -105,6 +107,7 @@ class Tuner(keras_tuner.Tuner):
         self._running: Trial | None = None
         self._loading = False
         self.hparams = bool(hparams)
+        self.output = None if output is None else Path(output)
         self.quiet_fit = False  # whether Keras's bars would fight with the table
         oracle._overwrite = bool(kwargs.get("overwrite", False))
         self._progress: SearchProgress | None = None
@@ -196,7 +199,15 @@ class Tuner(keras_tuner.Tuner):
 
     def above_the_table(self) -> contextlib.AbstractContextManager[None]:
         """Where a process is started whose output is not to fall into the table of trials."""
+        if self.output is not None:
+            return self._to_file(self.output)
         return contextlib.nullcontext() if self._progress is None else self._progress.above()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _to_file(path: Path) -> Iterator[None]:
+        with path.open("ab") as file, outputs_to(file.fileno()):
+            yield
 
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
         self._running, self._execution = trial, 0
