@@ -17,6 +17,8 @@ from keras_trainkit.tuning import connections, spaces, workers
 # Seconds after which a search gives up a database that does not answer.
 LONGEST_OUTAGE = 600.0
 _PROPOSAL, _RECORD, _REASON, _FAILED, _WORKER = "proposal", "record", "reason", "failed", "worker"
+# What Optuna raises where an ended trial is written to; in old versions it has no name of its own.
+_FINISHED = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
 _T = TypeVar("_T")
 
 
@@ -219,7 +221,7 @@ class Database:
         """
         try:
             self.patiently(lambda: self.storage.set_trial_intermediate_value(self._id(number), step, value))
-        except optuna.exceptions.UpdateFinishedTrialError as error:
+        except _FINISHED as error:
             raise TakenOverError(f"entry {number} of the study was ended by another process") from error
 
     def should_end(self, number: int, pruner: optuna.pruners.BasePruner) -> bool:
@@ -323,7 +325,7 @@ class Database:
         """An entry may have been ended before an outage, by the same words; but not by others."""
         try:
             yield
-        except optuna.exceptions.UpdateFinishedTrialError as error:
+        except _FINISHED as error:
             if by not in self.storage.get_trial(self._id(number)).user_attrs:
                 raise TakenOverError(f"entry {number} of the study was ended by another process") from error
 

@@ -34,7 +34,7 @@ class Machines:
         os.kill(process, signal.SIGKILL)
         self.wait(process)
 
-    def wait(self, *processes, seconds=120):
+    def wait(self, *processes, seconds=300):
         deadline = time.monotonic() + seconds
         while any(is_there(process) for process in processes):
             assert time.monotonic() < deadline, "a search does not end"

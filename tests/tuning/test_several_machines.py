@@ -53,7 +53,7 @@ def runs(folder):
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_until(ready, seconds=60):
+def wait_until(ready, seconds=120):
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline
@@ -132,11 +132,11 @@ def test_a_machine_that_falls_silent_is_given_up_and_gives_up_itself(machines, s
 def test_an_outage_is_waited_for(machines, server, tmp_path):
     storage = server.new_database()
     both = [
-        machines.start(tmp_path, name=n, storage=storage, max_trials=40, elsewhere=True, grace_period=1.0) for n in "ab"
+        machines.start(tmp_path, name=n, storage=storage, max_trials=40, elsewhere=True, grace_period=6.0) for n in "ab"
     ]
     wait_until(lambda: len(runs(tmp_path)) >= 6)
     server.stop()
-    time.sleep(2.5)  # more than the grace period: nobody is dead for having been unable to write
+    time.sleep(6.5)  # more than the grace period: nobody is dead for having been unable to write
     server.start()
     machines.wait(*both)
     check(tmp_path, storage, 40)
