@@ -26,8 +26,9 @@ SAMPLERS = ("auto", "random", "grid", "tpe", "gp")
 EXIT_CODES = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 DESCRIPTION = """\
 Searches for a recipe that trains better, and trains with it. The first trial is the recipe as it is given. The search
-directory holds all trials (search.db), a page about them (report.html), the best recipe (best.json, for 'keras-trainkit
-train --config') and its run (best/). Without options: 20 trials over learning rate, weight decay and batch size on scikit-learn's digits."""
+directory holds all trials (search.db), a page about them (report.html), the best recipe (best.json, for
+'keras-trainkit train --config') and its run (best/). Without options: 20 trials over learning rate, weight decay and
+batch size on scikit-learn's digits."""
 EPILOG = """\
 examples:
   keras-trainkit tune
