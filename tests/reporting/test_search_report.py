@@ -291,6 +291,7 @@ def test_a_thousand_trials_are_a_small_page(tmp_path):
     shown = Page(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 2_000_000
     assert "250 of 900 trials, the best circled, later ones darker" in shown.texts
+    assert any(text.startswith("250 of 900 trials with a score, the best in orange") for text in shown.texts)
     assert "100" in table_of(shown, "Failures") and "0999" in table_of(shown, "Trials")
 
 
