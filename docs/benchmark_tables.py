@@ -203,6 +203,73 @@ def _training(path: Path, _: str) -> list[str]:
     return [re.sub(r"^### (.*)$", r"**\1**", line) for line in training.page(path).splitlines()]
 
 
+METHODS = {
+    "ours": "`tuning.Search`",
+    "ours, TPE": "`tuning.TPESearch`",
+    "ours, random": "`tuning.RandomSearch`",
+    "KerasTuner, Bayesian": "KerasTuner's `BayesianOptimization`",
+    "KerasTuner, random": "KerasTuner's `RandomSearch`",
+    "KerasTuner, Hyperband": "KerasTuner's `Hyperband`",
+    "Optuna, TPE": "Optuna's TPE",
+    "Optuna, GP": "Optuna's Gaussian process",
+}
+
+
+def _searches(path: Path) -> tuple[Any, list[dict[str, Any]], str]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import search_table
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    sittings = [line["sitting"] for line in lines if "sitting" in line]
+    return search_table, search_table.read(path), circumstances(sittings[-1])
+
+
+def _search_quality(path: Path, _: str) -> list[str]:
+    module, records, made = _searches(path)
+    problems = module.of(records, "quality")
+    rows = [["regret after 50 trials", *problems, "fcnet, geometric mean"]]
+    means = module.over_tables(records)
+    for method, title in METHODS.items():
+        cells = [_spread(module.spread(module.last(found[method]))) if method in found else ""
+                 for found in problems.values()]  # fmt: skip
+        if any(cells):
+            rows.append([title, *cells, f"{means[method]:.3g}" if method in means else ""])
+    return [*grid(rows), "", made]
+
+
+def _search_curves(path: Path, _: str) -> list[str]:
+    module, records, made = _searches(path)
+    methods = module.of(records, "curves")["digits"]
+    budget = max(record["budget"] for found in methods.values() for record in found)
+    rows = [
+        ["regret", *(f"{round(share * budget)} epochs" for share in (0.25, 0.5, 1.0)), "as good as Hyperband after"]
+    ]
+    for method in METHODS:
+        if method in methods:
+            found = methods[method]
+            cells = [_spread(module.spread([module.regret_at(each, share) for each in found]))
+                     for share in (0.25, 0.5, 1.0)]  # fmt: skip
+            shares = sorted(module.share_of_hyperband(records, method))
+            middle = shares[len(shares) // 2]
+            rows.append([METHODS[method], *cells, f"{middle:.2f} of its epochs" if middle < 10 else "never"])
+    return [*grid(rows), "", made]
+
+
+def _search_times(path: Path, _: str) -> list[str]:
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = [["", "", "target"]]
+    for name in ("TPE", "GP"):
+        target = {"TPE": "100 ms", "GP": "1,000 ms"}[name]
+        rows.append([f"a trial after 200, {name}", f"{_spread(figures[f'suggestion {name}'])} ms", target])
+    rows.append(["a trial that does nothing", f"{_spread(figures['trial']['ours'])} ms", "30 ms"])
+    rows.append(["the same with KerasTuner", f"{_spread(figures['trial']['KerasTuner'])} ms", ""])
+    rows.append(["one worker's time over two workers'", _spread(figures["workers"]["whole"]), "1.7"])
+    rows.append(["the same without the start of processes", _spread(figures["workers"]["steady"]), ""])
+    return [*grid(rows), "", circumstances(figures)]
+
+
 FILES = {
     "accumulation": "accumulation.json",
     "update-step": "update_step.json",
@@ -216,6 +283,9 @@ FILES = {
     "monitoring": "monitoring.json",
     "resume": "resume.json",
     "lr-finder": "lr_finder.json",
+    "search-quality": "search.jsonl",
+    "search-curves": "search.jsonl",
+    "search-times": "search_times.json",
 }
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "update-step transformer": _update_step,
@@ -232,4 +302,7 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "monitoring": _monitoring,
     "resume": _resume,
     "lr-finder": _lr_finder,
+    "search-quality": _search_quality,
+    "search-curves": _search_curves,
+    "search-times": _search_times,
 }

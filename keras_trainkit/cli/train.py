@@ -53,7 +53,7 @@ def add_to(commands: Any) -> None:
         "--save-every",
         metavar="SPAN",
         default="10min",
-        type=_span_or_none,
+        type=span_or_none,
         help="how often to save the state that 'keras-trainkit resume' goes on from, such as 10min, 1ep or a number "
         "of steps, or 'none' (default 10min)",
     )
@@ -232,7 +232,8 @@ def rows(result: Result) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
-def _span_or_none(text: str) -> int | str | None:
+def span_or_none(text: str) -> int | str | None:
+    """A span as `ResumableTraining` takes it; "none" is None."""
     from keras_trainkit.resuming import occasions
 
     if text.lower() == "none":

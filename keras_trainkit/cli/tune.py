@@ -26,8 +26,8 @@ SAMPLERS = ("auto", "random", "grid", "tpe", "gp")
 EXIT_CODES = {"completed": COMPLETED, "failed": FAILED, "interrupted": INTERRUPTED}
 DESCRIPTION = """\
 Searches for a recipe that trains better, and trains with it. The first trial is the recipe as it is given. The search
-directory holds all trials (search.db), the best recipe (best.json, for 'keras-trainkit train --config') and its run
-(best/). Without options: 20 trials over learning rate, weight decay and batch size on scikit-learn's digits."""
+directory holds all trials (search.db), a page about them (report.html), the best recipe (best.json, for 'keras-trainkit
+train --config') and its run (best/). Without options: 20 trials over learning rate, weight decay and batch size on scikit-learn's digits."""
 EPILOG = """\
 examples:
   keras-trainkit tune
@@ -60,6 +60,13 @@ def add_to(commands: Any) -> None:
                      "0 trains in this one (default: one for each GPU, or for each core up to 4)")  # fmt: skip
     how.add_argument("--sampler", choices=SAMPLERS, help="what proposes (default auto: by the space)")
     how.add_argument("--no-pruning", action="store_true", help="train every trial to its end")
+    how.add_argument(
+        "--save-every",
+        metavar="SPAN",
+        type=train.span_or_none,
+        help="how often to save the states of running trials, such as 1ep, so that what is killed goes on from there "
+        "(default: a trial that was killed begins anew)",
+    )
     how.add_argument("--search-seed", metavar="N", type=int, help="of the proposals (default 0)")
     train.add_recipe_options(parser)
     where = parser.add_argument_group("where to, and what to show")
@@ -190,7 +197,7 @@ def loaded(recipe: Recipe, arguments: argparse.Namespace) -> Dataset:
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options say of the search itself."""
     names = {"trials": "trials", "objective": "objective", "sampler": "sampler", "workers": "workers",
-             "search_seed": "seed"}  # fmt: skip
+             "search_seed": "seed", "save_every": "save_every"}  # fmt: skip
     given = {to: getattr(arguments, name) for name, to in names.items() if getattr(arguments, name) is not None}
     if arguments.no_pruning:
         given["prune"] = False
@@ -268,7 +275,7 @@ def show(found: Found, arguments: argparse.Namespace) -> None:
         table.add_row(name, value)
     console.print(table)
     directory = Path(found.directory)
-    lines = [f"Search: {directory}"]
+    lines = [f"Report: {directory / run_directory.REPORT}", f"All trials: {directory / 'search.db'}"]
     if found.best is not None:
         lines.append(f"Best recipe: {directory / 'best.json'}")
     if found.status == "interrupted":

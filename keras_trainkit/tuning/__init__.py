@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
     from keras_trainkit.tuning.hyperband import Hyperband
     from keras_trainkit.tuning.oracle import Oracle
+    from keras_trainkit.tuning.population import PopulationBasedTraining
+    from keras_trainkit.tuning.ray_runner import RayRunner
     from keras_trainkit.tuning.recipe_search import tune
     from keras_trainkit.tuning.sampling import halving
     from keras_trainkit.tuning.search_cv import SearchCV
@@ -38,8 +40,10 @@ _HOMES = {
     "Meta": "targets",
     "NonfiniteError": "tuner",
     "Oracle": "oracle",
+    "PopulationBasedTraining": "population",
     "RandomSearch": "searches",
     "Range": "training_ranges",
+    "RayRunner": "ray_runner",
     "RecipeModel": "training_models",
     "Search": "searches",
     "SearchCV": "search_cv",
@@ -62,8 +66,10 @@ __all__ = [
     "Meta",
     "NonfiniteError",
     "Oracle",
+    "PopulationBasedTraining",
     "RandomSearch",
     "Range",
+    "RayRunner",
     "RecipeModel",
     "Search",
     "SearchCV",

@@ -15,7 +15,18 @@ from keras_trainkit.tuning.tuner import Tuner
 _ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED)
 
 
-class HyperbandOracle(Oracle):
+class WaitingOracle(Oracle):
+    """An oracle that has nothing to propose before others have ended: `_propose` then sets `_wait`."""
+
+    _wait = False
+
+    def _answer(self, values: spaces.Values | None) -> dict[str, Any]:
+        if values is None and self._wait:
+            return {"status": TrialStatus.IDLE, "values": None}
+        return super()._answer(values)
+
+
+class HyperbandOracle(WaitingOracle):
     """The brackets of Hyperband (Li et al. 2018, arXiv:1603.06560). They follow from the trials; nothing else is kept.
 
     A bracket s begins with ceil((S + 1) / (s + 1) * factor^s) trials of `max_epochs` / factor^s epochs, S being the
@@ -26,7 +37,6 @@ class HyperbandOracle(Oracle):
         super().__init__(max_epochs=checks.integer("max_epochs", max_epochs, at_least=1), **kwargs)
         self.factor = checks.integer("factor", factor, at_least=2)
         self.hyperband_iterations = checks.integer("hyperband_iterations", hyperband_iterations, at_least=1)
-        self._wait = False
         self.brackets = 1
         while self.factor**self.brackets <= max_epochs:
             self.brackets += 1
@@ -54,11 +64,6 @@ class HyperbandOracle(Oracle):
                 found |= {trial.trial_id for trial in trials}
         return found
 
-    def _answer(self, values: spaces.Values | None) -> dict[str, Any]:
-        if values is None and self._wait:
-            return {"status": TrialStatus.IDLE, "values": None}
-        return super()._answer(values)
-
     def _propose(self, trial_id: str, extra: spaces.Values | None = None) -> spaces.Values | None:
         self._wait = False
         for iteration in range(self.hyperband_iterations):
@@ -67,7 +72,7 @@ class HyperbandOracle(Oracle):
                 if values is not None:
                     self.stop_reason = None
                     return values
-        self._wait = bool(self.ongoing_trials)
+        self._wait = bool(self.ongoing_trials or self._others)
         self.stop_reason = self.stop_reason or "all brackets are through"
         return None
 

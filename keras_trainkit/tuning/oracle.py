@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import secrets
-import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import keras_tuner
@@ -17,15 +16,17 @@ import optuna
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.core import checks
-from keras_trainkit.recipes.run_directory import write_json
 from keras_trainkit.tuning import database, sampling, spaces, watching
+from keras_trainkit.tuning.stored_oracle import StoredOracle
 
 # A larger space is not counted: its points are as good as endless.
 _MOST_POINTS = 10_000
 _MOST_REPEATS = 20
+# Seconds until an idle process looks again whether there is something to do.
+_IDLE = 0.5
 
 
-class Oracle(keras_tuner.Oracle):
+class Oracle(StoredOracle):
     """Proposes trials, ends those that fall behind, and keeps everything in a database.
 
     The database is the truth: `oracle.json` and `trial.json` are written for whoever looks, never read back. Each
@@ -44,10 +45,13 @@ class Oracle(keras_tuner.Oracle):
         max_epochs: of a whole training; `sampler="auto"` chooses the pruner by it.
         startup: how many trials are random before a model proposes; None is 10.
         grid: tries every point in order, with 10 values for a range that has no step.
-        storage: URL of a database; None is SQLite in the project's directory.
+        storage: URL of a database, SQLite or PostgreSQL, which other processes may work on at the same time; None is
+            SQLite in the project's directory.
         time_budget: seconds, above 0, of all runs of this search together.
         epoch_budget: epochs, at least 1, of all trials together.
         patience: trials without a better score after which the search ends, at least 1.
+        grace_period: seconds, at least 1, without a sign of life after which a process counts as dead, and its trials
+            run again in others.
 
     Raises:
         ValueError: an argument out of its range; the objective is not that of the search that is to go on.
@@ -73,6 +77,7 @@ class Oracle(keras_tuner.Oracle):
         time_budget: float | None = None,
         epoch_budget: int | None = None,
         patience: int | None = None,
+        grace_period: float = 60.0,
     ) -> None:
         if not callable(sampler):
             checks.one_of("sampler", sampler, sampling.SAMPLERS)
@@ -86,45 +91,29 @@ class Oracle(keras_tuner.Oracle):
             checks.integer("seed", seed, at_least=0)
         if time_budget is not None:
             checks.number("time_budget", time_budget, above=0)
+        checks.number("grace_period", grace_period, at_least=1)
         super().__init__(
+            sampling.Plan(sampler, pruner, grid=grid), storage, grace_period, max_epochs, seed,
             objective=objective, max_trials=max_trials, hyperparameters=hyperparameters,
-            allow_new_entries=allow_new_entries, tune_new_entries=tune_new_entries, seed=1,
+            allow_new_entries=allow_new_entries, tune_new_entries=tune_new_entries,
             max_retries_per_trial=checks.integer("max_retries_per_trial", max_retries_per_trial, at_least=0),
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )  # fmt: skip
         self._verbose, self._shown_elsewhere = 1, False
-        self.seed = seed
-        self.max_epochs = max_epochs
         self.time_budget = time_budget
         self.epoch_budget = epoch_budget
         self.patience = patience
         self.worker = 0
-        self.ended_early: dict[str, str] = {}  # why, by trial
         self.watchers: list[watching.Watcher] = []
         self.stop_reason: str | None = None
-        self._asked = sampling.Plan(sampler, pruner, grid=grid)
         self._plan: sampling.Plan | None = None
         self._startup = startup
-        self._storage_url = storage
-        self._overwrite = False
-        self._database: database.Database | None = None
-        self._numbers: dict[str, int] = {}
         self._results: dict[str, dict[str, float]] = {}
-        self._epochs = 0
-        self._seconds = 0.0
-        self._started: float | None = None
-        self._clock = time.monotonic
+        self._idle_until = 0.0
+        self._busy = False
         self._points: Any = None
         self._size: tuple[str, int | None] = ("", None)
         self._trouble: Exception | None = None
-        self._lock = threading.RLock()
-
-    # What is stored, and how a search goes on
-
-    @property
-    def study(self) -> optuna.Study:
-        """The study of Optuna that the search is kept in."""
-        return self._base.study
 
     @property
     def plan(self) -> sampling.Plan:
@@ -142,119 +131,38 @@ class Oracle(keras_tuner.Oracle):
                 self._say(f"Search: {reason}")
         return self._plan
 
-    def open(self) -> None:
-        """Opens the database when the space is known, and takes over the trials of an earlier run.
-
-        Raises:
-            ValueError: the earlier run had another objective.
-        """
-        folder = Path(self._project_dir)
-        url = self._storage_url or f"sqlite:///{folder / 'search.db'}"
-        name = str(self._project_name)
-        if self._overwrite and name in optuna.get_all_study_names(url):
-            optuna.delete_study(study_name=name, storage=url)
-        directions = {"min": "minimize", "max": "maximize"}
-        wanted = [directions[objective.direction] for objective in self._objectives()]
-        self._database = database.Database(url, name, wanted)
-        facts = self._base.facts()
-        objectives = [[objective.name, objective.direction] for objective in self._objectives()]
-        if facts.get("objectives", objectives) != objectives:
-            raise ValueError(
-                f"`objective` must be that of the search in {folder}: {facts['objectives']}; scores of two objectives "
-                f"cannot be compared. Take another `project_name`, or `overwrite=True`. Received: {objectives}"
-            )
-        if self.seed is None:
-            self.seed = facts.get("seed")
-        if self.seed is None:
-            self.seed = secrets.randbelow(2**31)
-        self._compare_space(facts)
-        self._compare_settings(facts)
-        self._keep("objectives", objectives)
-        self._keep("seed", self.seed)
-        self._take_over()
-
-    def _compare_space(self, facts: dict[str, Any]) -> None:
-        now = {spaces.study_name(p): spaces.describe(p) for p in self.hyperparameters.space}
-        before = facts.get("space_at_start")
-        if before is not None and before != now:
-            for name in [*before, *(name for name in now if name not in before)]:
-                if name not in now:
-                    self._say(f"Search: {name!r} is no longer searched; trials keep their values of it")
-                elif name not in before:
-                    self._say(f"Search: {name!r} is new; earlier trials say nothing about it")
-                elif before[name] != now[name]:
-                    same = spaces.means_the_same(before[name], now[name])
-                    what = "where they lie inside the new range" if same else "not for this one, whose values differ"
-                    self._say(
-                        f"Search: {name!r} changed from {before[name]} to {now[name]}; earlier trials count {what}"
-                    )
-        elif before is not None and "space" in facts:
-            # Entries that trials found by themselves belong to the space, too, or the proposals would differ.
-            self.hyperparameters: keras_tuner.HyperParameters = keras_tuner.HyperParameters.from_config(facts["space"])
-        self._keep("space", self.hyperparameters.get_config())
-        self._keep("space_at_start", now)
-
-    def _compare_settings(self, facts: dict[str, Any]) -> None:
-        sampler = self._asked.sampler if isinstance(self._asked.sampler, str) else "a function"
-        settings = {"seed": self.seed, "sampler": sampler, "pruner": type(self._asked.pruner).__name__,
-                    "max_epochs": self.max_epochs}  # fmt: skip
-        for name, before in facts.get("settings", settings).items():
-            if before != settings.get(name, before):
-                self._say(f"Search: `{name}` changed from {before!r} to {settings[name]!r}; earlier trials stay")
-        self._keep("settings", settings)
-
-    def _take_over(self) -> None:
-        running: list[tuple[int, str]] = []
-        for trial_id, entry in self._base.latest().items():
-            self._numbers[trial_id] = entry.number
-            self.start_order.append(trial_id)
-            record = database.record(entry)
-            if record is None:
-                space = self.hyperparameters.copy()
-                space.values = dict(database.proposal(entry))
-                self.trials[trial_id] = Trial(space, trial_id, TrialStatus.RUNNING)
-                self._retry_queue.insert(0, trial_id)  # the queue is taken from its end
-            else:
-                self.trials[trial_id] = Trial.from_state(record["trial"])
-                running.append((record["order"], trial_id))
-                if record["ended_early"]:
-                    self.ended_early[trial_id] = record["ended_early"]
-            self._record_values(self.trials[trial_id])
-        self.end_order = [trial_id for _, trial_id in sorted(running)]
-        self._epochs = self._base.epochs()
-        self._seconds = self._base.facts().get("seconds", 0.0)
-        if self.trials:
-            for trial in self.trials.values():
-                self._save_trial(trial)  # a file may be torn
-            self.save()
-            self._say(f"Search: goes on with {len(self.end_order)} trials, {len(self._retry_queue)} run again")
-
-    def save(self) -> None:
-        write_json(Path(self._get_oracle_fname()), self.get_state())
-
-    def reload(self) -> None:
-        """Nothing: `open` reads the database once the space is known."""
-
-    def _save_trial(self, trial: Trial) -> None:
-        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
-
     # Trials begin
 
     def create_trial(self, tuner_id: str) -> Trial:
         with self._lock:
-            if self._started is None:
-                self._started = self._clock()
-            if self._retry_queue and tuner_id not in self.ongoing_trials:
-                self._begin_again(self._retry_queue[-1])
+            if time.monotonic() >= self._idle_until:
+                trial = self._base.exclusively(lambda: self._create_trial(tuner_id))
+                if trial.status == TrialStatus.RUNNING:
+                    for watcher in self.watchers:
+                        watcher.trial_began(trial)
+                if trial.status != TrialStatus.IDLE:
+                    return trial
+                self._idle_until = time.monotonic() + _IDLE
+        if not self.ongoing_trials:
+            time.sleep(_IDLE)  # nothing else to do in this process
+        return Trial(self.get_space(), status=TrialStatus.IDLE)
+
+    def _create_trial(self, tuner_id: str) -> Trial:
+        if tuner_id in self.ongoing_trials:  # asked by several, or the lock was lost after all was written
+            return self.ongoing_trials[tuner_id]
+        self._join()
+        self._take_over()
+        if self._retry_queue:
+            self._begin_again(self._retry_queue[-1])
+        with self._kerastuner():
             trial = super().create_trial(tuner_id)
-            # Raised here: KerasTuner would keep its lock for ever.
-            if self._trouble is not None:
-                trouble, self._trouble = self._trouble, None
-                raise trouble
-            if trial.status == TrialStatus.RUNNING:
-                for watcher in self.watchers:
-                    watcher.trial_began(trial)
-            return trial
+        # Raised here: KerasTuner would keep its lock for ever.
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise trouble
+        if trial.status == TrialStatus.STOPPED and self._others and self._over() is None:
+            trial.status = TrialStatus.IDLE  # whoever runs the others may yet fail to
+        return trial
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         try:
@@ -286,7 +194,7 @@ class Oracle(keras_tuner.Oracle):
             sampler = sampling.make_sampler(self.plan.sampler, seed, self._startup)
             number, values = self._base.ask(sampler, space, names)
             if self._mark(values) not in tried:
-                self._base.propose(number, trial_id, values | extra)
+                self._base.propose(number, trial_id, values | extra, self._join())
                 self._numbers[trial_id] = number
                 return values | extra
             self._base.drop(number, "these values were tried before")
@@ -309,7 +217,7 @@ class Oracle(keras_tuner.Oracle):
         return None
 
     def _place(self, trial_id: str, values: spaces.Values) -> spaces.Values:
-        number = self._base.place(trial_id, values, self.hyperparameters.space, self._names())
+        number = self._base.place(trial_id, values, self.hyperparameters.space, self._names(), self._join())
         self._numbers[trial_id] = number
         return values
 
@@ -358,15 +266,25 @@ class Oracle(keras_tuner.Oracle):
             trial = super().update_trial(trial_id, metrics, step)
             value = self.objective.get_value(metrics)
             if math.isfinite(value):
-                self._base.report(self._numbers[trial_id], int(step), value)
-                self._epochs += 1
-                reason = self._reason_to_end(trial_id, int(step))
+                reason = self._report(trial_id, int(step), value)
                 if reason:
                     self.ended_early[trial_id] = reason
                     trial.status = TrialStatus.STOPPED
             for watcher in self.watchers:
                 watcher.epoch_ended(trial, metrics, int(step))
             return trial
+
+    def _report(self, trial_id: str, step: int, value: float) -> str | None:
+        """Why the trial is to end after its epoch, if it is."""
+        if trial_id not in self._lost:
+            try:
+                self._base.report(self._numbers[trial_id], step, value)
+            except database.TakenOverError:
+                self._lost.add(trial_id)
+        if trial_id in self._lost:
+            return "another process runs it again, because it had heard nothing of this one"
+        self._epochs += 1
+        return self._reason_to_end(trial_id, step)
 
     def has_reports(self, trial_id: str) -> bool:
         """Whether the objective of a trial was reported in this run of it."""
@@ -407,19 +325,53 @@ class Oracle(keras_tuner.Oracle):
             early = self.ended_early.get(trial_id)
             if trial.status == TrialStatus.COMPLETED and early:
                 trial.message = early
-            super().end_trial(trial)
-            ended, number = self.trials[trial_id], self._numbers[trial_id]
-            if trial_id in self._retry_queue:
-                self._base.drop(number, ended.message or "it is tried again")
-            else:
-                self._base.finish(number, self._record(ended, early))
-            self._keep("space", self.hyperparameters.get_config())
-            self._keep("seconds", self._elapsed())
+            self._idle_until = 0.0
+            try:
+                if trial_id in self._lost:
+                    raise database.TakenOverError
+                with self._kerastuner():
+                    super().end_trial(trial)
+                self._base.exclusively(lambda: self._write_end(trial_id, early))
+                ended = self.trials[trial_id]
+            except database.TakenOverError:
+                ended = trial
+                self._give_up(trial_id)
             for watcher in self.watchers:
-                watcher.trial_ended(ended, trial_id in self._retry_queue)
+                watcher.trial_ended(ended, trial_id not in self.trials or ended.status == TrialStatus.INVALID)
         self._raise_if_too_many_failed()
 
-    def _record(self, trial: Trial, early: str | None) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _kerastuner(self) -> Iterator[None]:
+        """In KerasTuner's hands: its lock is closed, and an error would leave it so."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def _write_end(self, trial_id: str, early: str | None) -> None:
+        ended, number = self.trials[trial_id], self._numbers[trial_id]
+        if ended.status == TrialStatus.INVALID:
+            self._base.drop(number, ended.message or "it is tried again", failed=True)
+        else:
+            self._base.finish(number, self._record(ended, number, early))
+            self._known[trial_id] = number
+        facts = self._base.facts()
+        self._read_space(facts)
+        self._read_seconds(facts)
+        self._keep("space", self.hyperparameters.get_config(), facts)
+        self._keep("seconds", self._seconds, facts)
+
+    def _give_up(self, trial_id: str) -> None:
+        """Forgets the run of a trial that another process took."""
+        self._say(f"Search: trial {trial_id} runs in another process, which had heard nothing of this one")
+        self._lost.discard(trial_id)
+        self.ended_early.pop(trial_id, None)
+        self.trials.pop(trial_id, None)
+        self.ongoing_trials = {who: t for who, t in self.ongoing_trials.items() if t.trial_id != trial_id}
+        self.refresh()
+
+    def _record(self, trial: Trial, number: int, early: str | None) -> dict[str, Any]:
         state, values = "FAIL", None
         if trial.status == TrialStatus.COMPLETED:
             best = [self._value(trial, objective.name) for objective in self._objectives()]
@@ -427,7 +379,7 @@ class Oracle(keras_tuner.Oracle):
             complete = made is None or sampling.tells_best_value(self.plan.sampler, made)
             state, values = ("COMPLETE", best) if complete else ("PRUNED", None)
         return {"trial": json.loads(json.dumps(trial.get_state(), default=float)), "state": state, "values": values,
-                "ended_early": early, "order": len(self.end_order)}  # fmt: skip
+                "ended_early": early, "order": self._base.ended_before(number) + 1}  # fmt: skip
 
     def _value(self, trial: Trial, name: str) -> float:
         if trial.trial_id in self._results:
@@ -454,9 +406,6 @@ class Oracle(keras_tuner.Oracle):
         if self.patience is not None and self._since_best() >= self.patience:
             return f"{self.patience} trials in a row were no better"
         return None
-
-    def _elapsed(self) -> float:
-        return self._seconds + (0.0 if self._started is None else self._clock() - self._started)
 
     def _since_best(self) -> int:
         best, since = None, 0
@@ -485,27 +434,18 @@ class Oracle(keras_tuner.Oracle):
         self._shown_elsewhere = True
         self.verbose = self._verbose
 
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        if self._database is not None and not self._busy:
+            self.refresh()
+        return super().get_best_trials(num_trials)
+
     def pareto_trials(self) -> list[Trial]:
         """The trials that no other beats in every objective."""
         return [self.trials[trial_id] for trial_id in self._base.pareto()]
 
-    @property
-    def _base(self) -> database.Database:
-        if self._database is None:
-            self.open()
-        assert self._database is not None
-        return self._database
-
-    @property
-    def _seed(self) -> int:
-        assert self.seed is not None
-        return self.seed
-
-    def _objectives(self) -> list[Any]:
-        return getattr(self.objective, "objectives", None) or [self.objective]
-
     def _names(self) -> dict[int, str]:
-        known = dict(self._base.facts().get("names", {}))
+        facts = self._base.facts()
+        known = dict(facts.get("names", {}))
         names = {}
         for index, parameter in enumerate(self.hyperparameters.space):
             name, described = spaces.study_name(parameter), spaces.describe(parameter)
@@ -513,7 +453,7 @@ class Oracle(keras_tuner.Oracle):
                 name += "'"
             known[name] = known.get(name, described)
             names[index] = name
-        self._keep("names", known)
+        self._keep("names", known, facts)
         return names
 
     def _mark(self, values: spaces.Values) -> str:
@@ -539,11 +479,3 @@ class Oracle(keras_tuner.Oracle):
         if len(tried) < size:
             return False
         return all(self._mark(point) in tried for point in spaces.points(self.hyperparameters.space) or ())
-
-    def _keep(self, name: str, value: Any) -> None:
-        if self._base.facts().get(name) != value:
-            self._base.set_fact(name, value)
-
-    def _say(self, line: str) -> None:
-        if self.verbose:
-            print(line)

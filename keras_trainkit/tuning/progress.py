@@ -195,17 +195,11 @@ class SearchProgress(Watcher):
             yield
             return
         reader, writer = os.pipe()
-        with self._lock:
-            kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-            try:
-                for fd, _ in kept:
-                    os.dup2(writer, fd)
+        try:
+            with self._lock, outputs_to(writer):
                 yield
-            finally:
-                for fd, copy in kept:
-                    os.dup2(copy, fd)
-                    os.close(copy)
-                os.close(writer)
+        finally:
+            os.close(writer)
         thread = threading.Thread(target=self._forward, args=(reader,), daemon=True)
         self._readers = [*(other for other in self._readers if other.is_alive()), thread]
         thread.start()
@@ -315,3 +309,17 @@ def _number(value: float | None) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+@contextlib.contextmanager
+def outputs_to(descriptor: int) -> Iterator[None]:
+    """A process that is started in here writes to this file, both its standard output and its standard error."""
+    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+    try:
+        for fd, _ in kept:
+            os.dup2(descriptor, fd)
+        yield
+    finally:
+        for fd, copy in kept:
+            os.dup2(copy, fd)
+            os.close(copy)

@@ -16,16 +16,17 @@ import keras_tuner
 from keras_tuner.engine.trial import TrialStatus
 from rich.console import Console
 
-from keras_trainkit import data, recipes
+from keras_trainkit import data, recipes, reporting
 from keras_trainkit.core import checks
 from keras_trainkit.recipes import Recipe, RecipeError, preparation, run_directory
+from keras_trainkit.resuming import occasions
 from keras_trainkit.tuning import sampling
 from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.training_models import RecipeModel
 from keras_trainkit.tuning.training_space import TrainingSpace
 from keras_trainkit.tuning.tuner import Tuner
 
-PARENT, SETTINGS, BEST, BEST_RUN = "searches", "search.json", "best.json", "best"
+PARENT, SETTINGS, BEST, BEST_RUN, LOG = "searches", "search.json", "best.json", "best", "workers.log"
 SAMPLERS = ("auto", "random", "grid", "tpe", "gp")
 OBJECTIVES = {
     "val_loss": "min", "val_accuracy": "max", "val_r2": "max", "val_mae": "min", "val_rmse": "min",
@@ -44,6 +45,7 @@ class Settings:
         seed: of the proposals, at least 0.
         workers: processes that train at the same time; 0 trains in this one.
         time_budget: seconds of all runs of the search; None is no limit.
+        save_every: how often the states of running trials are saved, as in `Tuner`; None saves none.
 
     Raises:
         RecipeError: a value out of its range.
@@ -56,6 +58,7 @@ class Settings:
     seed: int = 0
     workers: int = 0
     time_budget: float | None = None
+    save_every: int | str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -67,6 +70,8 @@ class Settings:
             checks.integer("workers", self.workers, at_least=0)
             if self.time_budget is not None:
                 checks.number("time_budget", self.time_budget, above=0)
+            if self.save_every is not None:
+                occasions.parse(self.save_every)
         except (TypeError, ValueError) as error:
             raise RecipeError(str(error)) from None
 
@@ -75,8 +80,8 @@ class Settings:
 class Found:
     """What a search came to, in plain values.
 
-    `failures` are the reasons, each once. `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe as it was given, if it was tried.
-    `result` is that of the run with the best recipe, as in `recipes.Result`.
+    `failures` are the reasons, each once. `best` and `first` hold `trial`, `score` and `values`; `first` is the recipe
+    as it was given, if it was tried. `result` is that of the run with the best recipe, as in `recipes.Result`.
     """
 
     status: str
@@ -111,8 +116,9 @@ def tune(
 ) -> Found:
     """Searches for a better recipe. The first trial is the recipe itself, as far as it lies in the space.
 
-    The folder holds search.json (recipe, space and settings), search.db with all trials, and at the end best.json,
-    a recipe for `keras-trainkit train --config`, and best/, its run. A search that is killed goes on with `resume`.
+    The folder holds search.json (recipe, space and settings), search.db with all trials, and at the end report.html,
+    best.json, a recipe for `keras-trainkit train --config`, and best/, its run. What trials in processes of their own
+    print goes into workers.log. A search that is killed goes on with `resume`.
 
     Args:
         recipe: what holds where nothing is searched.
@@ -224,7 +230,7 @@ def _carry_out(
     with contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO()):
         tuner = Tuner(
             oracle, model, workers=settings.workers, directory=str(path.parent or "."), project_name=path.name,
-            progress=console,
+            progress=console, save_every=settings.save_every, output=path / LOG,
         )  # fmt: skip
     if not oracle.trials:
         tuner.enqueue_values(model.space.start_point(model.recipe, oracle.get_space()))
@@ -235,6 +241,7 @@ def _carry_out(
     except KeyboardInterrupt:
         console.print("Search: interrupted; what was tried is kept", soft_wrap=True, markup=False)
     _sum_up(found, tuner, model)
+    reporting.report_search(path)
     if found.recipe is None:
         found.status = "failed" if found.status == "completed" else found.status
     else:

@@ -9,7 +9,8 @@ from keras_trainkit.tuning.oracle import Oracle
 from keras_trainkit.tuning.tuner import Tuner
 
 OF_THE_ORACLE = ("hyperparameters", "tune_new_entries", "allow_new_entries", "max_retries_per_trial", "storage",
-                  "max_consecutive_failed_trials", "time_budget", "epoch_budget", "patience", "pruner")  # fmt: skip
+                  "max_consecutive_failed_trials", "time_budget", "epoch_budget", "patience", "pruner",
+                  "grace_period")  # fmt: skip
 
 
 class _Named(Tuner):

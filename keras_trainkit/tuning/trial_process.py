@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from multiprocessing.connection import Connection
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 class RemoteOracle:
     """The part of an oracle that a running trial needs; the parent's answers."""
 
-    def __init__(self, connection: Connection, objective: Any) -> None:
+    def __init__(self, connection: Any, objective: Any) -> None:
         self.objective = objective
         self.trials: dict[str, Trial] = {}
         self._connection = connection
@@ -46,8 +45,8 @@ class RemoteOracle:
         return trial
 
 
-def main(connection: Connection, blob: bytes) -> None:
-    """Serves trials until None comes, or the parent is gone."""
+def main(connection: Any, blob: bytes) -> None:
+    """Serves trials until None comes over the connection, which has `send` and `recv`, or the parent is gone."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     from keras_trainkit.tuning.tuner import explain
 

@@ -16,10 +16,11 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from rich.console import Console
 
 from keras_trainkit.core import checks
-from keras_trainkit.recipes.run_directory import write_json
+from keras_trainkit.resuming import occasions
 from keras_trainkit.tuning import outcomes, spaces
 from keras_trainkit.tuning.oracle import Oracle
-from keras_trainkit.tuning.progress import SearchProgress
+from keras_trainkit.tuning.progress import SearchProgress, outputs_to
+from keras_trainkit.tuning.stored_oracle import write_to_be_seen
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[keras_tuner.HyperParameters], list[keras.callbacks.Callback]]
 
@@ -42,10 +43,15 @@ class Tuner(keras_tuner.Tuner):
             is killed; None waits for ever. Needs `workers`.
         recycle_after: trials after which a process is replaced, at least 1, so that memory stays flat.
         devices: for each worker in turn its `CUDA_VISIBLE_DEVICES`; None deals out those of this process, if it is set.
+        runner: where the `workers` train, such as a `RayRunner`; None is in processes of this machine.
+        save_every: how often the state of a running trial is saved, as in `callbacks.ResumableTraining`, such as
+            `"1ep"` or `"10min"`: a trial whose process is killed then goes on from there, and not from its first epoch.
+            Its model must be built. None saves none.
         keep_checkpoints: how many of the best trials keep their weights, at least 1; None keeps all.
         progress: True shows the search as a table in a terminal, and as plain lines elsewhere, and Keras's own bars
             stay away unless `search` is given `verbose`; a `rich.console.Console` shows it there; False leaves it to
             KerasTuner's own lines.
+        output: a file for what trials in processes of their own print, TensorFlow's messages too; None shows it.
         hparams: writes the trials for TensorBoard's HParams to `tensorboard` in the project's directory; the sessions
             that KerasTuner would make for a `TensorBoard` callback stay away then.
         **kwargs: `directory`, `project_name`, `overwrite`, `executions_per_trial` and others of `keras_tuner.Tuner`.
@@ -64,8 +70,11 @@ class Tuner(keras_tuner.Tuner):
         trial_timeout: float | None = None,
         recycle_after: int = 10,
         devices: Sequence[str] | None = None,
+        runner: Any = None,
+        save_every: int | str | None = None,
         keep_checkpoints: int | None = 5,
         progress: bool | Console = True,
+        output: str | Path | None = None,
         hparams: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -80,14 +89,25 @@ class Tuner(keras_tuner.Tuner):
                     "`trial_timeout` needs `workers`: a trial in this process cannot be killed. "
                     f"Received: trial_timeout={trial_timeout}, workers={workers}"
                 )
+        if runner is not None and (not self.workers or devices is not None):
+            raise ValueError(
+                "`runner` needs `workers`, the number of trials at a time, and deals out devices itself. "
+                f"Received: runner={runner!r}, workers={workers}, devices={devices}"
+            )
         if keep_checkpoints is not None:
             checks.integer("keep_checkpoints", keep_checkpoints, at_least=1)
         self.trial_timeout = trial_timeout
+        self.runner = runner
         self.devices = None if devices is None else [str(device) for device in devices]
         self.keep_checkpoints = keep_checkpoints
+        if save_every is not None:
+            occasions.parse(save_every)
+        self.save_every = save_every
+        self._execution = 0
         self._running: Trial | None = None
         self._loading = False
         self.hparams = bool(hparams)
+        self.output = None if output is None else Path(output)
         self.quiet_fit = False  # whether Keras's bars would fight with the table
         oracle._overwrite = bool(kwargs.get("overwrite", False))
         self._progress: SearchProgress | None = None
@@ -135,7 +155,7 @@ class Tuner(keras_tuner.Tuner):
 
     def save(self) -> None:
         self.oracle.save()
-        write_json(Path(self._get_tuner_fname()), self.get_state())
+        write_to_be_seen(Path(self._get_tuner_fname()), self.get_state())
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """Runs trials until a budget is spent or the space is exhausted.
@@ -171,6 +191,7 @@ class Tuner(keras_tuner.Tuner):
                 watcher.search_began(self)
             yield
         finally:
+            self.oracle.leave()
             if bars:
                 keras.config.enable_interactive_logging()
             for watcher in self.oracle.watchers:
@@ -178,11 +199,36 @@ class Tuner(keras_tuner.Tuner):
 
     def above_the_table(self) -> contextlib.AbstractContextManager[None]:
         """Where a process is started whose output is not to fall into the table of trials."""
+        if self.output is not None:
+            return self._to_file(self.output)
         return contextlib.nullcontext() if self._progress is None else self._progress.above()
 
+    @staticmethod
+    @contextlib.contextmanager
+    def _to_file(path: Path) -> Iterator[None]:
+        with path.open("ab") as file, outputs_to(file.fileno()):
+            yield
+
     def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
-        self._running = trial
+        self._running, self._execution = trial, 0
         return super().run_trial(trial, *args, **kwargs)
+
+    def _build_and_fit_model(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+        # KerasTuner's own refuses a mapping with several objectives; here `outcomes` reads what comes back.
+        hp = trial.hyperparameters
+        model = self._try_build(hp)
+        with contextlib.ExitStack() as stack:
+            if self.save_every is not None:
+                from keras_trainkit.tuning import trial_states
+
+                callbacks = kwargs["callbacks"]
+                saving = trial_states.resumable(self, trial, self._execution, callbacks, self.save_every)
+                stack.callback(saving.close)
+                self._execution += 1
+            results = self.hypermodel.fit(hp, model, *args, **kwargs)
+        config = Path(self._get_build_config_fname(trial.trial_id))
+        config.write_text(json.dumps(model.get_build_config()), encoding="utf-8")
+        return results
 
     def __getstate__(self) -> dict[str, Any]:
         # A trial's process has its own oracle, which asks this one.
@@ -217,6 +263,8 @@ class Tuner(keras_tuner.Tuner):
         except keras_tuner.errors.FailedTrialError as error:
             trial.status, trial.message = TrialStatus.FAILED, explain(error)
         except Exception as error:
+            # What raised once would raise again from the state before it; what was killed goes on.
+            self._forget_states(trial)
             trial.status, trial.message = TrialStatus.INVALID, explain(error)
 
     def _run_and_update_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> None:
@@ -229,8 +277,17 @@ class Tuner(keras_tuner.Tuner):
         self.oracle.set_result(trial.trial_id, metrics, step)
 
     def on_trial_end(self, trial: Trial) -> None:
+        again = trial.status == TrialStatus.INVALID
         super().on_trial_end(trial)
+        if not again or trial.status == TrialStatus.FAILED:
+            self._forget_states(trial)
         self._remove_checkpoints()
+
+    def _forget_states(self, trial: Trial) -> None:
+        if self.save_every is not None:
+            from keras_trainkit.tuning import trial_states
+
+            trial_states.forget(self.get_trial_dir(trial.trial_id))
 
     # Models and their files
 
@@ -239,13 +296,16 @@ class Tuner(keras_tuner.Tuner):
             keras.config.disable_interactive_logging()  # again: the session was cleared, and with it this setting
         model = super()._build_hypermodel(hp)
         if "tuner/trial_id" in hp.values and not self._loading:
-            parent = hp.values["tuner/trial_id"]
-            if not model.built:
-                model.build_from_config(json.loads(Path(self._get_build_config_fname(parent)).read_text("utf-8")))
-            # Slots that are not there yet would be left out without a word, and every promotion restart them.
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self._get_checkpoint_fname(parent))
+            self._inherit(model, hp.values["tuner/trial_id"])
         return model
+
+    def _inherit(self, model: keras.Model, parent: str) -> None:
+        """Takes over weights and optimizer of another trial."""
+        if not model.built:
+            model.build_from_config(json.loads(Path(self._get_build_config_fname(parent)).read_text("utf-8")))
+        # Slots that are not there yet would be left out without a word, and every promotion restart them.
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._get_checkpoint_fname(parent))
 
     def load_model(self, trial: Trial) -> keras.Model:
         """The model of a trial at its best epoch.
@@ -256,7 +316,8 @@ class Tuner(keras_tuner.Tuner):
         if not Path(self._get_checkpoint_fname(trial.trial_id)).exists():
             raise FileNotFoundError(
                 f"trial {trial.trial_id} has no weights: those of the best {self.keep_checkpoints} trials stay. "
-                "Raise `keep_checkpoints` for more"
+                "Raise `keep_checkpoints` for more. Where several machines search without a shared folder, they are on "
+                "the one that trained them"
             )
         with self._own_weights_only():
             return super().load_model(trial)

@@ -31,6 +31,7 @@ SPACE = TrainingSpace(learning_rate=(1e-5, 1e-1))
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reporting, "report", lambda path: (path / "report.html").write_text("quick"))
+    monkeypatch.setattr(reporting, "report_search", lambda path: (path / "report.html").write_text("quick"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     (tmp_path / "tune_net.py").write_text(NET)
     random = np.random.default_rng(0)
@@ -60,6 +61,7 @@ def test_the_best_recipe_is_better_than_the_one_given_and_runs_as_it_did(here):
     lines = [json.loads(line) for line in (folder / "best" / "metrics.jsonl").read_text().splitlines()]
     assert min(line["val_loss"] for line in lines if line["kind"] == "epoch") == found.best["score"]
     assert found.result["test"]["accuracy"] == json.loads((folder / "best/result.json").read_text())["test"]["accuracy"]
+    assert (folder / "report.html").exists()
     assert main(["train", "--config", str(folder / "best.json"), "--quiet"]) == 0
 
 
@@ -182,3 +184,14 @@ def test_a_file_of_a_space_and_keys_together(here):
     assert main([*arguments, *options, "--workers", "0", "--quiet", "--skip-best-run"]) == 0
     facts = json.loads((here / "searches/easy-1/search.json").read_text())
     assert set(facts["space"]) == {"learning_rate", "warmup", "optimizer"} and facts["settings"]["prune"] is False
+
+
+@pytest.mark.slow
+def test_processes_of_trials_write_into_a_file_of_their_own(here, capfd):
+    (here / "tune_net.py").write_text(NET.replace("def small", "print('built by a trial')\n\ndef small"))
+    arguments = ["tune", "--data", "easy.npz", "--model", "tune_net:small", "--epochs", "1", "--trials", "2"]
+    capfd.readouterr()
+    assert main([*arguments, "--workers", "1", "--quiet", "--json", "--skip-best-run"]) == 0
+    out, _ = capfd.readouterr()
+    assert json.loads(out)["trials"]["completed"] == 2
+    assert "built by a trial" in (here / "searches/easy-1/workers.log").read_text()

@@ -149,3 +149,22 @@ def test_workers_train_real_models(tmp_path):
     assert [t.score for t in again.oracle.trials.values()] == pytest.approx(
         [t.score for t in tuner.oracle.trials.values()]
     )
+
+
+def test_fit_may_return_several_objectives_in_a_mapping(tmp_path):
+    class Sized(keras_tuner.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+        def fit(self, hp, model, x, y, callbacks=(), **kwargs):
+            history = model.fit(x, y, epochs=1, verbose=0)
+            return {"loss": history.history["loss"][-1], "weights": model.count_params()}
+
+    objectives = [keras_tuner.Objective("loss", "min"), keras_tuner.Objective("weights", "min")]
+    tuner = make(tmp_path, hypermodel=Sized(), objective=objectives, max_trials=3)
+    tuner.search(X, Y)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"] * 3
+    assert {trial.metrics.get_last_value("weights") for trial in tuner.get_pareto_trials()} <= {6, 11, 21, 41}
+    lost = make(tmp_path / "lost", hypermodel=Sized(), objective="val_loss", max_trials=1)
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="must return the objective 'val_loss'"):
+        lost.search(X, Y)
