@@ -338,7 +338,7 @@ def _trials(study: Any, objectives: Sequence[Any], listed: list[Mapping[str, Any
         record = last.user_attrs.get(_RECORD) or {}
         state = record.get("trial") or {}
         values = (state.get("hyperparameters") or {}).get("values") or last.user_attrs[_PROPOSAL]["values"]
-        curve = [(step + 1, float(value)) for step, value in sorted(last.intermediate_values.items())]
+        curve = [(step + 1, value) for step, value in sorted(_points(entries).items())]
         found.append(
             SearchTrial(
                 number=number,
@@ -355,6 +355,16 @@ def _trials(study: Any, objectives: Sequence[Any], listed: list[Mapping[str, Any
             )
         )
     return tuple(found)
+
+
+def _points(entries: list[Any]) -> dict[int, float]:
+    """The learning curve of a trial's last run; one that went on from an earlier run's state has that one's epochs."""
+    points: dict[int, float] = {}
+    for entry in entries:
+        first = min(entry.intermediate_values, default=0)
+        points = {step: value for step, value in points.items() if step < first}
+        points |= {step: float(value) for step, value in entry.intermediate_values.items()}
+    return points
 
 
 def _status(entry: Any, record: Mapping[str, Any]) -> str:

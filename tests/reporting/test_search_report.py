@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("optuna", reason="the extra `tuning` is not installed")
 
 from test_report import Page
-from written_searches import KIND, LAYERS, RATE, parameter, write_search
+from written_searches import KIND, LAYERS, RATE, optuna, parameter, write_search
 
 from keras_trainkit import reporting
-from keras_trainkit.reporting import search_charts, search_insight, search_page
+from keras_trainkit.reporting import search_charts, search_insight, search_page, search_reading
 from keras_trainkit.reporting.search_reading import Parameter
 
 
@@ -120,6 +120,17 @@ def test_values_of_a_branch_that_was_not_taken_do_not_count(tmp_path):
     assert "layers" not in reporting.read_search(tmp_path).trials[0].values
 
 
+def test_the_curve_of_a_trial_that_went_on_has_the_epochs_before_the_kill(tmp_path):
+    def run(first, values):
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState.FAIL, intermediate_values=dict(enumerate(values, first))
+        )
+
+    points = search_reading._points
+    assert points([run(0, [3.0, 2.0, 1.5]), run(2, [1.4, 1.0])]) == {0: 3.0, 1: 2.0, 2: 1.4, 3: 1.0}
+    assert points([run(0, [3.0, 2.0]), run(0, [2.5])]) == {0: 2.5}  # it began anew
+
+
 @pytest.mark.parametrize(
     ("trials", "sentence"),
     [
@@ -173,7 +184,7 @@ def test_best_so_far_counts_epochs_of_all_trials_and_goes_in_the_right_direction
 
 def test_time_in_which_nothing_ran_does_not_count():
     made = [
-        reporting.search_reading.SearchTrial(n, str(n), {}, "completed", (1.0,), (), "", spans, n, 0, len(spans))
+        search_reading.SearchTrial(n, str(n), {}, "completed", (1.0,), (), "", spans, n, 0, len(spans))
         for n, spans in enumerate([((0.0, 10.0),), ((5.0, 20.0),), ((1000.0, 1010.0), (2000.0, 2005.0))])
     ]
     results = reporting.SearchResults("s", None, (("loss", "min"),), (), tuple(made), 40.0, {})
@@ -280,17 +291,18 @@ def test_a_thousand_trials_are_a_small_page(tmp_path):
         curve = tuple((epoch, score + 1 / epoch) for epoch in range(1, 21))
         span = ((10.0 * number, 10.0 * number + 9),)
         made.append(
-            reporting.search_reading.SearchTrial(
+            search_reading.SearchTrial(
                 number, f"{number:04d}", values, status, (score if status == "completed" else math.nan,), curve,
                 "ValueError: no", span, number, 20, 1,
             )
         )  # fmt: skip
-    parameters = reporting.search_reading._parameters(space, ())
+    parameters = search_reading._parameters(space, ())
     results = reporting.SearchResults("s", None, (("loss", "min"),), parameters, tuple(made), 9000.0, {})
     path = reporting.report_search(results, tmp_path / "big.html")
     shown = Page(path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 2_000_000
     assert "250 of 900 trials, the best circled, later ones darker" in shown.texts
+    assert any(text.startswith("250 of 900 trials with a score, the best in orange") for text in shown.texts)
     assert "100" in table_of(shown, "Failures") and "0999" in table_of(shown, "Trials")
 
 
