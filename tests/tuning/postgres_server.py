@@ -1,5 +1,6 @@
 """A real PostgreSQL for the tests: a cluster of its own in a temporary directory, on a free port of this machine."""
 
+import ctypes
 import glob
 import os
 import pwd
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -17,6 +19,12 @@ def programs():
     folders = [os.path.dirname(os.path.realpath(on_path))] if on_path else []
     folders += sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)
     return next((folder for folder in folders if os.path.exists(os.path.join(folder, "postgres"))), None)
+
+
+def _end_with_the_tests():
+    """A server must not stay where the tests are killed; Linux tells it (PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 
 
 class Server:
@@ -51,7 +59,9 @@ class Server:
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         with open(os.path.join(self.directory, "log"), "ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log, **self._user)
+            self._process = subprocess.Popen(
+                command, cwd=self.directory, stdout=log, stderr=log, preexec_fn=_end_with_the_tests, **self._user
+            )
         deadline = time.monotonic() + 60
         while True:
             try:
