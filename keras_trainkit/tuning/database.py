@@ -17,6 +17,7 @@ from keras_trainkit.tuning import connections, spaces, workers
 # Seconds after which a search gives up a database that does not answer.
 LONGEST_OUTAGE = 600.0
 _PROPOSAL, _RECORD, _REASON, _FAILED, _WORKER = "proposal", "record", "reason", "failed", "worker"
+_LEARNT = "learnt"
 # What Optuna raises where an ended trial is written to; in old versions it has no name of its own.
 _FINISHED = getattr(optuna.exceptions, "UpdateFinishedTrialError", RuntimeError)
 _T = TypeVar("_T")
@@ -179,11 +180,23 @@ class Database:
         trial = self.study.ask()
         return trial.number, spaces.suggest(trial, space, names)
 
-    def propose(self, number: int, trial_id: str, values: spaces.Values, worker: str) -> None:
-        """Makes a trial that was asked for the one that `trial_id` stands for, and that `worker` runs."""
+    def propose(self, number: int, trial_id: str, values: spaces.Values, worker: str, learnt: Any = None) -> None:
+        """Makes a trial that was asked for the one that `trial_id` stands for, and that `worker` runs.
+
+        `learnt` is what its sampler hands on to that of the next proposal.
+        """
         self._check_lock()
         proposed = {"trial_id": trial_id, "values": values, _WORKER: worker}
+        if learnt is not None:
+            proposed[_LEARNT] = learnt
         self.storage.set_trial_user_attr(self._id(number), _PROPOSAL, proposed)
+
+    def learnt(self) -> Any:
+        """What the sampler of the last proposal handed on, if it did."""
+        for trial in reversed(self.study.get_trials(deepcopy=False)):
+            if _LEARNT in trial.user_attrs.get(_PROPOSAL, {}):
+                return trial.user_attrs[_PROPOSAL][_LEARNT]
+        return None
 
     def place(
         self,

@@ -192,9 +192,11 @@ class Oracle(StoredOracle):
         for attempt in range(_MOST_REPEATS):
             seed = sampling.seed_of(self._seed, self.worker, len(self.trials), attempt)
             sampler = sampling.make_sampler(self.plan.sampler, seed, self._startup)
+            if sampling.learns(sampler):
+                sampling.give(sampler, self._base.learnt())
             number, values = self._base.ask(sampler, space, names)
             if self._mark(values) not in tried:
-                self._base.propose(number, trial_id, values | extra, self._join())
+                self._base.propose(number, trial_id, values | extra, self._join(), sampling.learnt(sampler))
                 self._numbers[trial_id] = number
                 return values | extra
             self._base.drop(number, "these values were tried before")

@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -16,6 +17,7 @@ from keras_trainkit.tuning import spaces
 
 SAMPLERS = ("auto", "random", "tpe", "gp")
 LARGEST_FOR_GP = 20
+_KERNELS = "_gprs_cache_list"
 Sampler = str | Callable[[int], optuna.samplers.BaseSampler]
 
 
@@ -61,6 +63,36 @@ def make_sampler(sampler: Sampler, seed: int, startup: int | None = None) -> opt
         if sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=count, warn_independent_sampling=False)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=count, multivariate=True, group=True)
+
+
+def learns(sampler: optuna.samplers.BaseSampler) -> bool:
+    """Whether a sampler goes on from what the last one learnt: Optuna's Gaussian process, from its kernel.
+
+    A fit of the kernel ends early, and the next one goes on from there: proposals of a sampler that begins each time at
+    the default are worse by far. Each proposal here has a sampler of its own, so the kernel is kept with it.
+    """
+    return hasattr(sampler, _KERNELS)
+
+
+def learnt(sampler: optuna.samplers.BaseSampler) -> list[list[float]] | None:
+    """The kernel of each objective as numbers: the squared inverse length scales, the scale and the noise."""
+    return [
+        [*map(float, kernel.inverse_squared_lengthscales), float(kernel.kernel_scale), float(kernel.noise_var)]
+        for kernel in getattr(sampler, _KERNELS, None) or ()
+    ] or None
+
+
+def give(sampler: optuna.samplers.BaseSampler, kernels: list[list[float]] | None) -> None:
+    """Has a Gaussian process begin with kernels that another one `learnt`."""
+    if kernels is None:
+        return
+    import torch
+
+    def kernel(numbers: list[float]) -> SimpleNamespace:
+        *lengths, scale, noise = torch.tensor(numbers, dtype=torch.float64)
+        return SimpleNamespace(inverse_squared_lengthscales=torch.stack(lengths), kernel_scale=scale, noise_var=noise)
+
+    setattr(sampler, _KERNELS, [kernel(numbers) for numbers in kernels])
 
 
 def tells_best_value(sampler: Sampler, made: optuna.samplers.BaseSampler) -> bool:
