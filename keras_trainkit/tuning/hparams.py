@@ -58,7 +58,7 @@ class HParamsLog(Watcher):
 
     def trial_ended(self, trial: Trial, again: bool) -> None:
         """Writes the trial's file."""
-        if not again:
+        if not again and self._oracle is not None:  # somebody may ask an oracle without a search
             self._write_space()
             now = time.time()
             self._write_trial(trial, (self._began.pop(trial.trial_id, now), now))
