@@ -232,8 +232,10 @@ def _search_quality(path: Path, _: str) -> list[str]:
     rows = [["regret after 50 trials", *problems, "fcnet, geometric mean"]]
     means = module.over_tables(records)
     for method, title in METHODS.items():
-        cells = [_spread(module.spread(module.last(found[method]))) if method in found else ""
-                 for found in problems.values()]  # fmt: skip
+        cells = [
+            f"{_spread(module.spread(module.last(found[method])))} of {len(found[method])}" if method in found else ""
+            for found in problems.values()
+        ]
         if any(cells):
             rows.append([title, *cells, f"{means[method]:.3g}" if method in means else ""])
     return [*grid(rows), "", made]
@@ -251,8 +253,7 @@ def _search_curves(path: Path, _: str) -> list[str]:
             found = methods[method]
             cells = [_spread(module.spread([module.regret_at(each, share) for each in found]))
                      for share in (0.25, 0.5, 1.0)]  # fmt: skip
-            shares = sorted(module.share_of_hyperband(records, method))
-            middle = shares[len(shares) // 2]
+            middle = module.spread(module.share_of_hyperband(records, method))["median"]
             rows.append([METHODS[method], *cells, f"{middle:.2f} of its epochs" if middle < 10 else "never"])
     return [*grid(rows), "", made]
 

@@ -125,7 +125,7 @@ class Oracle(StoredOracle):
             if self._asked.sampler == "auto":
                 self._plan = sampling.choose(
                     self.hyperparameters.space, max_trials=self.max_trials, max_epochs=self.max_epochs,
-                    objectives=len(self._objectives()),
+                    objectives=len(self._objectives()), saves=bool(self.epoch_budget or self.time_budget),
                 )  # fmt: skip
             for reason in self._plan.reasons:
                 self._say(f"Search: {reason}")
