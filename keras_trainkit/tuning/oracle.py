@@ -22,6 +22,7 @@ from keras_trainkit.tuning.stored_oracle import StoredOracle
 # A larger space is not counted: its points are as good as endless.
 _MOST_POINTS = 10_000
 _MOST_REPEATS = 20
+_SURE = 3
 # Seconds until an idle process looks again whether there is something to do.
 _IDLE = 0.5
 
@@ -191,7 +192,9 @@ class Oracle(StoredOracle):
         space, names = self.hyperparameters.space, self._names()
         for attempt in range(_MOST_REPEATS):
             seed = sampling.seed_of(self._seed, self.worker, len(self.trials), attempt)
-            sampler = sampling.make_sampler(self.plan.sampler, seed, self._startup)
+            # A model that is sure of itself proposes one point again and again; the space has others.
+            kind = self.plan.sampler if attempt < _SURE else "random"
+            sampler = sampling.make_sampler(kind, seed, self._startup)
             if sampling.learns(sampler):
                 sampling.give(sampler, self._base.learnt())
             number, values = self._base.ask(sampler, space, names)

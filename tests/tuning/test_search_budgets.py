@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("optuna", reason="the extra `tuning` is not installed")
 
 import optuna
-from searching import LOSS, FakeModel, curve, proposed, search
+from searching import LOSS, FakeModel, curve, proposed, search, synthetic
 
 from keras_trainkit import tuning
 from keras_trainkit.tuning import sampling
@@ -249,3 +249,22 @@ def test_faces(tmp_path):
     assert FakeModel().stop_training is False and LOSS.direction == "min"
     with pytest.raises(TypeError, match="`oracle` must be a keras_trainkit"):
         tuning.Tuner(keras_tuner.oracles.RandomSearchOracle(objective="val_loss", max_trials=1), lambda hp: None)
+
+
+def test_a_sampler_that_is_sure_of_itself_does_not_end_the_search(tmp_path):
+    class Sure(optuna.samplers.RandomSampler):
+        """Has found the best point, and proposes nothing else."""
+
+        def sample_independent(self, study, trial, name, distribution):
+            return 0.25
+
+    def one(hp):
+        return {"x": hp.Float("x", -1.0, 1.0)}
+
+    made = synthetic(tuning.Tuner, one)(
+        tuning.Oracle(LOSS, 6, seed=0, sampler=lambda seed: Sure(seed=seed)), directory=tmp_path, project_name="p"
+    )
+    made.oracle.verbose = 0
+    made.search()
+    values = [v["x"] for v in proposed(made)]
+    assert len(values) == len(set(values)) == 6 and values[0] == 0.25
