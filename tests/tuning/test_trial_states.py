@@ -92,7 +92,9 @@ def test_a_search_that_was_killed_goes_on_in_the_midst_of_a_trial(tmp_path):
 def test_a_process_that_was_killed_leaves_its_trial_to_the_next(tmp_path):
     (tmp_path / "armed").touch()
     tuner = searched(tmp_path, killed, workers=1)
-    assert (tmp_path / "epochs").read_text().split() == ["0", "1", "2", "3", "3", "4"]
+    epochs = [int(epoch) for epoch in (tmp_path / "epochs").read_text().split()]
+    # The state of the last epoch may have been on its way to the disk.
+    assert epochs[:4] == [0, 1, 2, 3] and epochs[4] in (2, 3) and epochs[4:] == list(range(epochs[4], 5))
     assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
     assert [step for step, _ in curve(tuner)[0]] == [0, 1, 2, 3, 4]
 
