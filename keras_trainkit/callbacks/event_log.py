@@ -1,4 +1,4 @@
-"""Where a monitor writes: `metrics.jsonl`, one object a line, and TensorBoard event files."""
+"""Where a monitor writes: `metrics.jsonl`, one object a line, and TensorBoard event files; beside the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import math
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,35 @@ def layers_record(step: int, epoch: int, layers: Mapping[str, Mapping[str, float
     """
     finite = {n: {name: v if math.isfinite(v) else None for name, v in of.items()} for n, of in layers.items()}
     return {"kind": "layers", "step": step, "epoch": epoch, "time": round(time.time(), 3), "layers": finite}
+
+
+class Beside:
+    """Does one thing after the other in a thread of its own, while the training goes on.
+
+    What a thing raises, the next call raises.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="keras-trainkit-lines")
+        self._open: deque[Future] = deque()
+
+    def do(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Has it done soon."""
+        while self._open and self._open[0].done():
+            self._open.popleft().result()
+        self._open.append(self._pool.submit(function, *arguments))
+
+    def wait(self) -> None:
+        """Returns when all is done."""
+        while self._open:
+            self._open.popleft().result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
 
 
 class JsonLines:
