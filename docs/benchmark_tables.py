@@ -168,6 +168,8 @@ def _monitoring(path: Path, _: str) -> list[str]:
         step = case["milliseconds"]["plain"]["median"] / case["steps"]
         row = [name, f"{step:.3g}", *(_spread(case["over_plain"][kind]) for kind in kinds)]
         rows.append([*row, f"at most {figures['aims'][name]:g}"])
+        work = case["processors_over_plain"]
+        rows.append([f"{name}, work of all cores", "", *(_spread(work[kind]) for kind in kinds), ""])
     return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures['circumstances'])}"]
 
 

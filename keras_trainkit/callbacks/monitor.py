@@ -22,8 +22,8 @@ from keras_trainkit.core import backend, checks
 class TrainingMonitor(keras.callbacks.Callback):
     """Writes loss, rates, norms, speed, memory and noise during training, and all metrics after each epoch.
 
-    Every `every` updates one line goes to `directory/metrics.jsonl`, flushed at once, and the same values to
-    TensorBoard events under `directory/tensorboard`:
+    Every `every` updates one line goes to `directory/metrics.jsonl`, at once, and the same values to TensorBoard
+    events under `directory/tensorboard`:
 
     - `loss`: mean over the samples since the last line (Keras's own log is the mean since the epoch's start);
     - `learning_rate`: that of the next update, also with a schedule; `learning_rate/...` where groups of variables have
