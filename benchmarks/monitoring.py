@@ -5,9 +5,9 @@
 
 A turn is a call of `fit` over one epoch; the first ones, which trace, are left out. "monitor" writes a line every 10
 updates, as by default; "layers" also measures every layer every 100 updates; "tensorboard" is Keras's callback with
-update_freq=1, and "tensorboard 10" with update_freq=10. What the two plain ones differ by is the noise. Beside the times
-stands the work of all cores together, which a busy machine lengthens less. The aims: at most 1.02 times plain `fit` on
-the convolutional net, 1.05 on the perceptron of 50,000 parameters. Figures go to benchmarks/results/.
+update_freq=1, and "tensorboard 10" with update_freq=10. What the two plain ones differ by is the noise. Beside the
+times stands the work of all cores together, which a busy machine lengthens less. The aims: at most 1.02 times plain
+`fit` on the convolutional net, 1.05 on the perceptron of 50,000 parameters. Figures go to benchmarks/results/.
 """
 
 from __future__ import annotations

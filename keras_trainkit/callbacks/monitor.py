@@ -10,12 +10,12 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks import instruments
-from keras_trainkit.callbacks.counting import Meter, Total, accumulation_steps, synchronize, to_float
-from keras_trainkit.callbacks.event_log import Beside, EventFiles, JsonLines, layers_record, record
-from keras_trainkit.callbacks.instruments import Instruments
-from keras_trainkit.callbacks.sinks import Sink
 from keras_trainkit.core import backend, checks
+from keras_trainkit.monitoring import instruments
+from keras_trainkit.monitoring.counting import Meter, Total, accumulation_steps, synchronize, to_float
+from keras_trainkit.monitoring.event_log import Beside, EventFiles, JsonLines, layers_record, record
+from keras_trainkit.monitoring.instruments import Instruments
+from keras_trainkit.monitoring.sinks import Sink
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers, schedules
-from keras_trainkit.callbacks import counting, event_log
+from keras_trainkit.monitoring import counting, event_log
 
 TENSORFLOW = pytest.mark.tensorflow
 

@@ -153,7 +153,7 @@ class EventFiles:
 
     def describe(self, step: int, recipe: Mapping[str, Any], left_out: Collection[str] = ()) -> None:
         """Arranges the page of custom scalars, and writes the recipe as text and as hyperparameters."""
-        from keras_trainkit.callbacks import tensorboard_page
+        from keras_trainkit.monitoring import tensorboard_page
 
         page = [tensorboard_page.arrangement(left_out)]
         if recipe:
@@ -169,7 +169,7 @@ class EventFiles:
 
     def write_weights(self, step: int, weights: Mapping[str, Any]) -> None:
         """Writes a histogram of each variable."""
-        from keras_trainkit.callbacks.tensorboard_page import histogram
+        from keras_trainkit.monitoring.tensorboard_page import histogram
 
         for path, values in weights.items():
             self._add("train", step, histogram(f"weights/{path}", values))
