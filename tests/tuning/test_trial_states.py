@@ -105,7 +105,8 @@ def test_a_process_that_was_killed_leaves_its_trial_to_the_next(tmp_path):
 def test_a_machine_that_shares_the_folder_goes_on_where_another_was_killed(tmp_path):
     (tmp_path / "armed").touch()
     storage = f"sqlite:///{tmp_path}/searches.db"
-    program = f"import pathlib, test_trial_states as t; t.searched(pathlib.Path({str(tmp_path)!r}), t.killed, storage={storage!r})"
+    call = f"searched(pathlib.Path({str(tmp_path)!r}), killed, storage={storage!r})"
+    program = f"import pathlib; from test_trial_states import killed, searched; {call}"
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     other = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}, timeout=300)
     assert other.returncode == -signal.SIGKILL
