@@ -20,20 +20,28 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 
 
-def milliseconds(functions: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+def milliseconds(
+    functions: dict[str, Callable[[], Any]],
+    rounds: int,
+    warm_up: int = 3,
+    of_processors: dict[str, list[float]] | None = None,
+) -> dict[str, list[float]]:
     """The times of each function, called in turn `rounds` times; every call must end when its work is done.
 
     Each round has another order: what one function leaves behind, in caches or to threads, meets all others.
+    `of_processors` is given the time that all cores together worked for each call: a busy machine lengthens it less.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     order, shuffled = list(functions), random.Random(0)
     for turn in range(warm_up + rounds):
         shuffled.shuffle(order)
         for name in order:
-            began = time.perf_counter()
+            began, work = time.perf_counter(), time.process_time()
             functions[name]()
             if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - began))
+                if of_processors is not None:
+                    of_processors.setdefault(name, []).append(1e3 * (time.process_time() - work))
     return times
 
 

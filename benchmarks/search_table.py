@@ -61,6 +61,16 @@ def over_tables(records: list[Record], prefix: str = "fcnet ") -> dict[str, floa
     return {method: geometric_mean(found) for method, found in values.items()}
 
 
+def over_medians(records: list[Record], prefix: str = "fcnet ") -> dict[str, float]:
+    """For each method the geometric mean over the tables of its median search: one bad search moves it little."""
+    medians: dict[str, list[float]] = {}
+    for problem, methods in of(records, "quality").items():
+        for method, found in methods.items():
+            if problem.startswith(prefix):
+                medians.setdefault(method, []).append(statistics.median(last(found)))
+    return {method: geometric_mean(found) for method, found in medians.items()}
+
+
 def regret_at(record: Record, share: float) -> float:
     """The regret of a search over curves when it had spent a share of the budget."""
     regrets = record["regrets"]

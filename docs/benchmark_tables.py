@@ -168,6 +168,8 @@ def _monitoring(path: Path, _: str) -> list[str]:
         step = case["milliseconds"]["plain"]["median"] / case["steps"]
         row = [name, f"{step:.3g}", *(_spread(case["over_plain"][kind]) for kind in kinds)]
         rows.append([*row, f"at most {figures['aims'][name]:g}"])
+        work = case["processors_over_plain"]
+        rows.append([f"{name}, work of all cores", "", *(_spread(work[kind]) for kind in kinds), ""])
     return [*grid(rows), "", f"{figures['rounds']} rounds. {circumstances(figures['circumstances'])}"]
 
 
@@ -229,15 +231,15 @@ def _searches(path: Path) -> tuple[Any, list[dict[str, Any]], str]:
 def _search_quality(path: Path, _: str) -> list[str]:
     module, records, made = _searches(path)
     problems = module.of(records, "quality")
-    rows = [["regret after 50 trials", *problems, "fcnet, geometric mean"]]
-    means = module.over_tables(records)
+    rows = [["regret after 50 trials", *problems, "fcnet, geometric mean of the medians", "of all searches"]]
+    means = [module.over_medians(records), module.over_tables(records)]
     for method, title in METHODS.items():
         cells = [
             f"{_spread(module.spread(module.last(found[method])))} of {len(found[method])}" if method in found else ""
             for found in problems.values()
         ]
         if any(cells):
-            rows.append([title, *cells, f"{means[method]:.3g}" if method in means else ""])
+            rows.append([title, *cells, *(f"{mean[method]:.3g}" if method in mean else "" for mean in means)])
     return [*grid(rows), "", made]
 
 

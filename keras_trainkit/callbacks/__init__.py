@@ -16,12 +16,12 @@ from keras_trainkit.callbacks.preflight_check import PreflightCheck
 from keras_trainkit.callbacks.progress import Progress
 from keras_trainkit.callbacks.resolve_spans import ResolveSpans
 from keras_trainkit.callbacks.resumable_training import ResumableTraining
-from keras_trainkit.callbacks.sinks import Sink
 from keras_trainkit.callbacks.spike_guard import SpikeGuard
 from keras_trainkit.callbacks.threshold import Threshold, ThresholdCrossed
 from keras_trainkit.callbacks.time_budget import TimeBudget
-from keras_trainkit.callbacks.trackers import MLflowSink, WandbSink
 from keras_trainkit.callbacks.weight_averaging import WeightAveraging
+from keras_trainkit.monitoring.sinks import Sink
+from keras_trainkit.monitoring.trackers import MLflowSink, WandbSink
 
 __all__ = [
     "AccumulationSchedule",

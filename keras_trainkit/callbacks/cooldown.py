@@ -14,6 +14,7 @@ from keras_trainkit.callbacks.steering import SteeredRate, steer
 from keras_trainkit.core import TransformOptimizer, checks
 from keras_trainkit.schedules.base import LARGEST_STEP, rate_dtype
 from keras_trainkit.schedules.wsd import SHAPES, Cooldown, cooldown
+from keras_trainkit.training import train_functions
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -138,7 +139,7 @@ class StartCooldown(keras.callbacks.Callback):
         self._rate.change(state["numbers"])
         self._wanted = state["wanted"]
         if keras.backend.backend() != "tensorflow":
-            optimizers.trace_anew(self.model)
+            train_functions.trace_anew(self.model)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -163,4 +164,4 @@ class StartCooldown(keras.callbacks.Callback):
             length = resolved_for(self, self._lengths, accumulation=window or 1).decay_steps
             self._rate.change([self._updates(), length])
             if keras.backend.backend() != "tensorflow":
-                optimizers.trace_anew(self.model)  # the other backends compile the numbers in
+                train_functions.trace_anew(self.model)  # the other backends compile the numbers in

@@ -11,12 +11,13 @@ from typing import Any
 import keras
 
 from keras_trainkit.callbacks import optimizers
-from keras_trainkit.callbacks.counting import accumulation_steps, to_float
 from keras_trainkit.core import backend, checks
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.matching import require_pattern
 from keras_trainkit.guards.freezing import FrozenStep, grouped, own_variables
 from keras_trainkit.guards.watching import needs_tensorflow
+from keras_trainkit.monitoring.counting import accumulation_steps, to_float
+from keras_trainkit.training import train_functions
 from keras_trainkit.transforms import CountOwnUpdates
 
 _EPOCHS = re.compile(r"(\d+)\s*ep")
@@ -197,14 +198,14 @@ class GradualUnfreezing(keras.callbacks.Callback):
     def _freeze(self) -> None:
         if self._step is not None:
             self._step.layers = [layer for group in self._layers[: len(self._layers) - self.open] for layer in group]
-            optimizers.trace_anew(self.model)
+            train_functions.trace_anew(self.model)
 
     def _let_go(self) -> None:
         if self._step is not None:
             step, self._step = self._step, None
             self._safe()
             step.remove()
-            optimizers.trace_anew(self.model)
+            train_functions.trace_anew(self.model)
 
     def _check_optimizer(self) -> None:
         model = self.model

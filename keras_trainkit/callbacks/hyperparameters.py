@@ -16,6 +16,7 @@ from keras_trainkit.callbacks.resolve_spans import resolved_for
 from keras_trainkit.core import backend, checks
 from keras_trainkit.layers.drawing import Dropping
 from keras_trainkit.schedules import Constant
+from keras_trainkit.training import train_functions
 
 _SPATIAL = (keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D)
 _WITH_RATE = (keras.layers.Dropout, *_SPATIAL, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
@@ -99,7 +100,7 @@ class HyperparameterSchedule(keras.callbacks.Callback):
             self._undo.append(lambda: optimizer.follow_schedules({}))
         self._following = following
         self._undo.append(backend.when_fit_fails(self._end))
-        optimizers.trace_anew(self.model)
+        train_functions.trace_anew(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._end()
@@ -149,7 +150,7 @@ class HyperparameterSchedule(keras.callbacks.Callback):
         for undo in undos:
             undo()
         if undos:
-            optimizers.trace_anew(self.model)
+            train_functions.trace_anew(self.model)
 
 
 def _checked(name: str, value: Any) -> Any:

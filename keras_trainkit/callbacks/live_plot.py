@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks.counting import to_float
 from keras_trainkit.callbacks.notebook import Place, in_notebook
 from keras_trainkit.core import checks
+from keras_trainkit.monitoring.counting import to_float
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")

@@ -8,14 +8,15 @@ from typing import Any
 import keras
 
 from keras_trainkit.callbacks import optimizers
-from keras_trainkit.callbacks.counting import synchronize
 from keras_trainkit.callbacks.resolve_spans import planned_accumulation
 from keras_trainkit.core import TransformOptimizer, backend, checks
+from keras_trainkit.monitoring.counting import synchronize
 from keras_trainkit.pruning.geometry import select
 from keras_trainkit.pruning.pruner import Pruner
 from keras_trainkit.pruning.schedule import PruningSchedule
 from keras_trainkit.pruning.structures import NOfM, structure_from
 from keras_trainkit.schedules.spans import resolve
+from keras_trainkit.training import train_functions
 from keras_trainkit.training.interception import intercepted
 
 
@@ -156,7 +157,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._stepped = (model, train_step, vars(model).get("train_step"))
         object.__setattr__(model, "train_step", train_step)
         self._safe = backend.when_fit_fails(self._end)
-        optimizers.trace_anew(model)
+        train_functions.trace_anew(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # By now all callbacks have restored what they restore.
@@ -195,7 +196,7 @@ class MagnitudePruning(keras.callbacks.Callback):
             raise ValueError("`MagnitudePruning` needs a built model: give it an `Input`, or call it on data.")
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)  # a loaded state waits for it
-        with optimizers.variables_of(model):
+        with train_functions.variables_of(model):
             targets = select(model, self.layers, self.structure.refuses)
             optimizer = optimizers.innermost(model.optimizer)
             self._pruner = Pruner(optimizer, targets, self.structure, schedule)
@@ -225,7 +226,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         if keras.backend.backend() == "tensorflow":
             return
         if changed and self._stepped is not None:
-            optimizers.trace_anew(model)  # the compiled step has the masks built in
+            train_functions.trace_anew(model)  # the compiled step has the masks built in
         batches = max(pruner.until_next() - 1, 0) * pruner.window
         self._calls_to_wait = batches // int(getattr(model, "steps_per_execution", None) or 1)
 
@@ -233,5 +234,5 @@ class MagnitudePruning(keras.callbacks.Callback):
         stepped, self._stepped = self._stepped, None
         if stepped is not None:
             self._safe()
-            optimizers.take_step_off(*stepped)
-            optimizers.trace_anew(stepped[0])
+            train_functions.take_step_off(*stepped)
+            train_functions.trace_anew(stepped[0])

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks import instruments
-from keras_trainkit.callbacks.counting import Meter, Total, accumulation_steps, synchronize, to_float
-from keras_trainkit.callbacks.event_log import EventFiles, JsonLines, layers_record, record
-from keras_trainkit.callbacks.instruments import Instruments
-from keras_trainkit.callbacks.sinks import Sink
-from keras_trainkit.core import checks
+from keras_trainkit.core import backend, checks
+from keras_trainkit.monitoring import instruments
+from keras_trainkit.monitoring.counting import Meter, Total, accumulation_steps, synchronize, to_float
+from keras_trainkit.monitoring.event_log import Beside, EventFiles, JsonLines, layers_record, record
+from keras_trainkit.monitoring.instruments import Instruments
+from keras_trainkit.monitoring.sinks import Sink
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
 class TrainingMonitor(keras.callbacks.Callback):
     """Writes loss, rates, norms, speed, memory and noise during training, and all metrics after each epoch.
 
-    Every `every` updates one line goes to `directory/metrics.jsonl`, flushed at once, and the same values to
-    TensorBoard events under `directory/tensorboard`:
+    Every `every` updates one line goes to `directory/metrics.jsonl`, at once, and the same values to TensorBoard
+    events under `directory/tensorboard`:
 
     - `loss`: mean over the samples since the last line (Keras's own log is the mean since the epoch's start);
     - `learning_rate`: that of the next update, also with a schedule; `learning_rate/...` where groups of variables have
@@ -121,12 +122,14 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._instruments = self._new_instruments()
         self._lines: JsonLines | None = None
         self._events: EventFiles | None = None
+        self._beside: Beside | None = None
         self._last_step = 0
         self._epochs_done = 0
         self._epoch = 0
         self._epoch_offset: int | None = None
         self._traced = False
         self._meter: Any = None
+        self._safe: Callable[[], None] = _nothing
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -154,6 +157,7 @@ class TrainingMonitor(keras.callbacks.Callback):
     def get_state(self) -> dict[str, Any]:
         """The counts and the length of `metrics.jsonl`, for `ResumableTraining`."""
         written = self._written
+        self._finish_writing()
         return {
             "last_step": self._last_step,
             "epochs_done": self._epochs_done,
@@ -172,6 +176,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._written = Total(*state["written"])
         self._offset, self._target, self._next_look, self._epoch_offset, self._epoch = state["axis"]
         self._meter.set_state(state["meter"])
+        self._finish_writing()
         if self._lines is not None:
             self._lines.cut(state["bytes"])
         if self._events is not None:
@@ -192,8 +197,10 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the files, to append."""
-        self._close()
+        self._abandon()
+        self._safe = backend.when_fit_fails(self._abandon)
         directory = Path(self.directory)
+        self._beside = Beside()
         self._lines = JsonLines(directory / "metrics.jsonl")
         self._events = EventFiles(directory / "tensorboard") if self.tensorboard else None
         self._meter = Meter(self.model, (self.params or {}).get("steps"), self._traced)
@@ -214,19 +221,28 @@ class TrainingMonitor(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the files."""
+        self._safe()
         self._close()
         if self._meter is not None:
             self._instruments.end(self.model)
         self._meter = None
 
     def _close(self) -> None:
-        for log in (self._lines, self._events):
-            if log is not None:
-                log.close()
-        if self._lines is not None:
-            for sink in self.sinks:
-                sink.close()
-        self._lines = self._events = None
+        open_logs = [log for log in (self._beside, self._lines, self._events) if log is not None]
+        sinks = self.sinks if self._lines is not None else []
+        self._beside = self._lines = self._events = None
+        with contextlib.ExitStack() as stack:  # all are closed, also when one of them cannot write
+            for log in reversed([*open_logs, *sinks]):
+                stack.callback(log.close)
+
+    def _abandon(self) -> None:
+        """A `fit` has ended by an error, which says more than what cannot be written now."""
+        with contextlib.suppress(Exception):
+            self._close()
+
+    def _finish_writing(self) -> None:
+        if self._beside is not None:
+            self._beside.wait()
 
     # --------------------------------------------------------------------------------------------------------- steps
 
@@ -264,6 +280,7 @@ class TrainingMonitor(keras.callbacks.Callback):
         self._epochs_done = self._epoch
         if self.histograms_every is not None and self._epoch % self.histograms_every == 0:
             self._write_weights(iterations + self._offset)
+        self._finish_writing()
         for sink in self.sinks:
             sink.flush()
 
@@ -313,24 +330,26 @@ class TrainingMonitor(keras.callbacks.Callback):
     def _write(self, kind: str, iterations: int, values: dict[str, float | None]) -> None:
         step = iterations + self._offset
         self._last_step = max(self._last_step, step)
-        if self._lines is not None:
-            self._lines.write(record(kind, step, self._epoch, values))
-        if self._events is not None:
-            self._events.write(kind, step, values)
+        self._log(record(kind, step, self._epoch, values), "write", kind, step, dict(values))
         for sink in self.sinks:
             sink.write(kind, step, self._epoch, values)
 
     def _write_layers(self, iterations: int) -> None:
         layers, step = self._instruments.layers(self.model.optimizer), iterations + self._offset
-        if self._lines is not None:
-            self._lines.write(layers_record(step, self._epoch, layers))
-        if self._events is not None:
-            self._events.write_layers(step, layers)
+        self._log(layers_record(step, self._epoch, layers), "write_layers", step, layers)
         for sink in self.sinks:
             sink.write_layers(step, self._epoch, layers)
 
+    def _log(self, line: dict[str, Any], method: str, *arguments: Any) -> None:
+        """A line, and a call of a method of the events' files."""
+        if self._beside is not None and self._lines is not None:
+            self._beside.do(self._lines.write, line)
+            if self._events is not None:
+                self._beside.do(getattr(self._events, method), *arguments)
+
     def _write_weights(self, step: int) -> None:
         weights = instruments.weights(self.model)
+        self._finish_writing()
         for sink in self.sinks:
             sink.write_weights(step, weights)
         if self._events is not None:
@@ -349,6 +368,10 @@ _ARGUMENTS = (
     "peak_flops",
     "recipe",
 )
+
+
+def _nothing() -> None:
+    """Before the first `fit` there is nothing to take back."""
 
 
 def _optional(name: str, value: int | None) -> int | None:

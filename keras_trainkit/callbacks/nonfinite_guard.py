@@ -11,14 +11,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.callbacks import optimizers
-from keras_trainkit.callbacks.counting import to_float
 from keras_trainkit.core import backend, checks, slices
 from keras_trainkit.guards import dump, evidence
 from keras_trainkit.guards.autopsy import autopsy
 from keras_trainkit.guards.evidence import GRADIENTS, WEIGHTS, Courier, Desk
 from keras_trainkit.guards.figures import figures
 from keras_trainkit.guards.watching import Observer, build_optimizer, needs_tensorflow, scalar, watch
+from keras_trainkit.monitoring.counting import to_float
+from keras_trainkit.training import train_functions
 
 ACTIONS = ("stop", "raise", "continue")
 
@@ -133,7 +133,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
             raise ValueError("`NonFiniteGuard` needs a built model: give it an `Input`, or call it on data.")
         build_optimizer(model)
         self._compiled = bool(model.jit_compile)
-        with optimizers.variables_of(model):
+        with train_functions.variables_of(model):
             # Steps of this `fit`; bad ones; of which kind the first was; and which gradients were bad in it.
             self._steps, self._bad, self._kind = (scalar(f"nonfinite_{n}") for n in ("steps", "bad", "kind"))
             self._flags = scalar("nonfinite_gradients", shape=(max(1, len(model.trainable_variables)),))

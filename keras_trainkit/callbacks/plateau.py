@@ -9,10 +9,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.callbacks import optimizers
 from keras_trainkit.callbacks.steering import SteeredRate, steer
 from keras_trainkit.core import checks
 from keras_trainkit.core.better import is_higher_better
+from keras_trainkit.training import train_functions
 
 MODES = ("auto", "min", "max")
 
@@ -132,7 +132,7 @@ class ReduceOnPlateau(keras.callbacks.Callback):
         self._rate.change([multiplier, best, known, wait, resting, seen])
         logs["rate_multiplier"] = multiplier
         if changed and keras.backend.backend() != "tensorflow":
-            optimizers.trace_anew(self.model)  # the other backends compile the multiplier in
+            train_functions.trace_anew(self.model)  # the other backends compile the multiplier in
 
     @property
     def multiplier(self) -> float:
@@ -155,7 +155,7 @@ class ReduceOnPlateau(keras.callbacks.Callback):
         """The inverse of `get_state`."""
         self._rate.change(state["numbers"])
         if keras.backend.backend() != "tensorflow":
-            optimizers.trace_anew(self.model)
+            train_functions.trace_anew(self.model)
 
     def _is_better(self, value: float, best: float) -> bool:
         if is_higher_better(self.monitor, self.mode):

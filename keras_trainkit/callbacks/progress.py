@@ -16,9 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from keras_trainkit.callbacks.counting import Meter, synchronize, to_float
 from keras_trainkit.callbacks.notebook import Place, in_notebook
 from keras_trainkit.core import checks
+from keras_trainkit.monitoring.counting import Meter, synchronize, to_float
 
 _MOST_LINES = 50
 

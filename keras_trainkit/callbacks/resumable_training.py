@@ -13,11 +13,11 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks.counting import to_float
 from keras_trainkit.callbacks.plateau import MODES, is_higher_better
 from keras_trainkit.core import backend, checks
 from keras_trainkit.data.feed import Feed
 from keras_trainkit.distribution.joining import cluster_of
+from keras_trainkit.monitoring.counting import to_float
 from keras_trainkit.resuming import callback_states, occasions, signals, snapshot, store
 from keras_trainkit.resuming.together import companions
 from keras_trainkit.resuming.writer import Writer

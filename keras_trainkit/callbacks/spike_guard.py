@@ -12,13 +12,14 @@ import numpy as np
 from keras import ops
 
 from keras_trainkit.callbacks import optimizers
-from keras_trainkit.callbacks.counting import to_float
 from keras_trainkit.callbacks.steering import SteeredRate, steer
 from keras_trainkit.core import TransformOptimizer, backend, checks
 from keras_trainkit.core.numerics import squared_norm
 from keras_trainkit.guards.rollback import GoodStates
 from keras_trainkit.guards.spikes import judged
 from keras_trainkit.guards.watching import Observer, build_optimizer, needs_tensorflow, scalar, watch
+from keras_trainkit.monitoring.counting import to_float
+from keras_trainkit.training import train_functions
 
 ACTIONS = ("skip", "rollback", "report")
 SIGNALS = ("loss", "gradient_norm")
@@ -185,7 +186,7 @@ class SpikeGuard(keras.callbacks.Callback):
             raise ValueError("`SpikeGuard` needs a built model: give it an `Input`, or call it on data.")
         build_optimizer(model)
         self._names = self.signals if self._refuses else ["loss"]
-        with optimizers.variables_of(model):
+        with train_functions.variables_of(model):
             # Kept from one `fit` to the next only by `ResumableTraining`.
             self._memory = {
                 "values": scalar("spike_values", "float32", (len(self._names), self.window)),

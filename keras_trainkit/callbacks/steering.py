@@ -17,6 +17,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_trainkit.callbacks import optimizers
 from keras_trainkit.core import backend
 from keras_trainkit.schedules.base import rate_dtype, value_of
+from keras_trainkit.training import train_functions
 
 
 class Memory(keras.layers.Layer):
@@ -84,13 +85,13 @@ def steer(model: Any, kind: type[SteeredRate]) -> Any:
     while isinstance(rate, SteeredRate) and not isinstance(rate, kind):
         rate = rate.schedule
     if not isinstance(rate, kind):
-        with optimizers.variables_of(model):
+        with train_functions.variables_of(model):
             rate = kind(inner)
         if backend.learning_rate_variable(optimizer) is None:
             backend.replace_schedule(optimizer, rate)
         else:
             optimizer.learning_rate = rate
-        optimizers.trace_anew(model)
+        train_functions.trace_anew(model)
     # Where Keras looks for what belongs to an optimizer when it saves and loads weights.
     setattr(optimizer, kind.place, rate.memory)
     return rate

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks.counting import to_float
 from keras_trainkit.callbacks.plateau import is_higher_better
 from keras_trainkit.core import checks
+from keras_trainkit.monitoring.counting import to_float
 
 MODES = ("auto", "min", "max")
 ACTIONS = ("stop", "warn", "raise")

@@ -11,10 +11,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_trainkit.callbacks import counting, optimizers
+from keras_trainkit.callbacks import optimizers
 from keras_trainkit.callbacks.steering import SteeredRate, steer
 from keras_trainkit.core import TransformOptimizer, backend, checks
+from keras_trainkit.monitoring import counting
 from keras_trainkit.schedules.base import rate_dtype
+from keras_trainkit.training import train_functions
 
 MODES = ("finish", "stop")
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -231,7 +233,7 @@ class TimeBudget(keras.callbacks.Callback):
     def _change(self, numbers: list[float]) -> None:
         self._rate.change(numbers)
         if keras.backend.backend() != "tensorflow":
-            optimizers.trace_anew(self.model)  # the other backends compile the numbers in
+            train_functions.trace_anew(self.model)  # the other backends compile the numbers in
 
     def _count(self) -> int:
         """What the schedule is asked by: updates, with a Keras optimizer batches."""

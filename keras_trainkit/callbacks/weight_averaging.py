@@ -17,6 +17,7 @@ from keras_trainkit.callbacks.weight_swap import WeightSwap
 from keras_trainkit.core import backend, checks, evaluation
 from keras_trainkit.layers.batch_statistics import batch_normalization_statistics
 from keras_trainkit.schedules.spans import resolve
+from keras_trainkit.training import train_functions
 
 
 @keras.saving.register_keras_serializable("keras_trainkit")
@@ -176,7 +177,7 @@ class WeightAveraging(WeightSwap):
                 f"`callbacks.EvaluationWeights`. Received: {type(optimizer).__name__}"
             )
         self._rule = self._resolved(optimizer)
-        attach(model, optimizer, self._rule, optimizers.variables_of(model))
+        attach(model, optimizer, self._rule, train_functions.variables_of(model))
         if isinstance(self._rule, SWA) and self._rule.rate is not None:
             rates = self._rule.rate if isinstance(self._rule.rate, list) else [self._rule.rate] * 2
             rate = steer(model, SWARate)
@@ -222,14 +223,14 @@ class WeightAveraging(WeightSwap):
         self._stepped = (model, step, vars(model).get("train_step"))
         object.__setattr__(model, "train_step", step)
         self._safe = backend.when_fit_fails(self._step_out)
-        optimizers.trace_anew(model)
+        train_functions.trace_anew(model)
 
     def _step_out(self) -> None:
         stepped, self._stepped = self._stepped, None
         if stepped is not None:
             self._safe()
-            optimizers.take_step_off(*stepped)
-            optimizers.trace_anew(stepped[0])
+            train_functions.take_step_off(*stepped)
+            train_functions.trace_anew(stepped[0])
 
     def _optimizer(self) -> Any:
         # `self.model` brings JAX's state into the variables first; what is written to them then counts.

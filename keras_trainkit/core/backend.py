@@ -690,6 +690,14 @@ def around_batches(model: Any, around: Callable[[Callable], Callable] | None) ->
     vars(model)["_autoconvert_optionals"] = lambda step: around(original(model, step))
 
 
+def number(variable: Any) -> float:
+    """A scalar variable's value. Quicker than an array of it, and many of them are read between two steps."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if ON_TENSORFLOW and isinstance(value, tf.Variable) and not isinstance(value, tf.distribute.DistributedValues):
+        return float(tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype))
+    return float(ops.convert_to_numpy(variable))
+
+
 def host_variable() -> Any:
     """A float64 scalar in the host's memory, outside of any strategy."""
     with tf.device("CPU:0"):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 from keras_trainkit.core import backend, checks, slices
@@ -54,7 +53,7 @@ class Norms:
         """The norms by name, and the ratio of the update's to the weights'; empty if nothing was watched."""
         if self._variables is None:
             return {}
-        values = {name: _number(self._variables[name]) for name in NAMES}
+        values = {name: backend.number(self._variables[name]) for name in NAMES}
         weight = values["weight_norm"]
         return values | {"update_to_weight_ratio": values["update_norm"] / weight if weight > 0 else float("nan")}
 
@@ -73,9 +72,9 @@ class Norms:
         """Mean square of the pieces' gradient norms, square of their mean's, number of pieces; None if not measured."""
         if self._variables is None or not self._of_pieces:
             return None
-        count = round(_number(self._variables["pieces"]))
-        whole = _number(self._variables["gradient_norm"]) ** 2
-        return (_number(self._variables["piece_ratio"]) * whole, whole, count) if count > 1 else None
+        count = round(backend.number(self._variables["pieces"]))
+        whole = backend.number(self._variables["gradient_norm"]) ** 2
+        return (backend.number(self._variables["piece_ratio"]) * whole, whole, count) if count > 1 else None
 
     def measure(
         self,
@@ -176,10 +175,3 @@ def by_layer(norms: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         if of.get("weight_norm", 0) > 0 and "update_norm" in of:
             of["update_to_weight_ratio"] = of["update_norm"] / of["weight_norm"]
     return found
-
-
-def _number(variable: Any) -> float:
-    try:
-        return float(variable)  # a third of the time that an array of it takes
-    except (TypeError, ValueError):  # copies of several replicas
-        return float(np.asarray(ops.convert_to_numpy(variable)))

@@ -9,14 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_trainkit.tuning.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
     from keras_trainkit.tuning.hyperband import Hyperband
     from keras_trainkit.tuning.oracle import Oracle
     from keras_trainkit.tuning.population import PopulationBasedTraining
-    from keras_trainkit.tuning.ray_runner import RayRunner
     from keras_trainkit.tuning.recipe_search import tune
+    from keras_trainkit.tuning.running.ray_runner import RayRunner
     from keras_trainkit.tuning.sampling import halving
-    from keras_trainkit.tuning.search_cv import SearchCV
+    from keras_trainkit.tuning.scikit_learn.estimators import KerasClassifier, KerasRegressor, expected_failed_checks
+    from keras_trainkit.tuning.scikit_learn.search_cv import SearchCV
+    from keras_trainkit.tuning.scikit_learn.targets import Meta
     from keras_trainkit.tuning.searches import (
         BayesianOptimization,
         GridSearch,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         SuccessiveHalving,
         TPESearch,
     )
-    from keras_trainkit.tuning.targets import Meta
     from keras_trainkit.tuning.training_models import RecipeModel, TrainingModel
     from keras_trainkit.tuning.training_ranges import Range
     from keras_trainkit.tuning.training_space import TrainingSpace
@@ -35,24 +35,24 @@ _HOMES = {
     "BayesianOptimization": "searches",
     "GridSearch": "searches",
     "Hyperband": "hyperband",
-    "KerasClassifier": "estimators",
-    "KerasRegressor": "estimators",
-    "Meta": "targets",
+    "KerasClassifier": "scikit_learn.estimators",
+    "KerasRegressor": "scikit_learn.estimators",
+    "Meta": "scikit_learn.targets",
     "NonfiniteError": "tuner",
     "Oracle": "oracle",
     "PopulationBasedTraining": "population",
     "RandomSearch": "searches",
     "Range": "training_ranges",
-    "RayRunner": "ray_runner",
+    "RayRunner": "running.ray_runner",
     "RecipeModel": "training_models",
     "Search": "searches",
-    "SearchCV": "search_cv",
+    "SearchCV": "scikit_learn.search_cv",
     "SuccessiveHalving": "searches",
     "TPESearch": "searches",
     "TrainingModel": "training_models",
     "TrainingSpace": "training_space",
     "Tuner": "tuner",
-    "expected_failed_checks": "estimators",
+    "expected_failed_checks": "scikit_learn.estimators",
     "halving": "sampling",
     "tune": "recipe_search",
 }

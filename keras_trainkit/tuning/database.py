@@ -12,7 +12,8 @@ import optuna
 from keras_tuner.engine import hyperparameters as types
 from optuna.trial import FrozenTrial, TrialState
 
-from keras_trainkit.tuning import connections, spaces, workers
+from keras_trainkit.tuning import connections, spaces
+from keras_trainkit.tuning.running import workers
 
 # Seconds after which a search gives up a database that does not answer.
 LONGEST_OUTAGE = 600.0

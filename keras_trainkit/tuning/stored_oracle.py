@@ -15,7 +15,8 @@ import optuna
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from keras_trainkit.recipes.run_directory import write_json
-from keras_trainkit.tuning import database, sampling, spaces, workers
+from keras_trainkit.tuning import database, sampling, spaces
+from keras_trainkit.tuning.running import workers
 
 
 class StoredOracle(keras_tuner.Oracle):

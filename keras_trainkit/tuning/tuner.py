@@ -170,7 +170,7 @@ class Tuner(keras_tuner.Tuner):
             if not self.workers:
                 super().search(*fit_args, **fit_kwargs)
             else:
-                from keras_trainkit.tuning import isolated
+                from keras_trainkit.tuning.running import isolated
 
                 self.on_search_begin()
                 isolated.search(self, fit_args, fit_kwargs)
@@ -219,7 +219,7 @@ class Tuner(keras_tuner.Tuner):
         model = self._try_build(hp)
         with contextlib.ExitStack() as stack:
             if self.save_every is not None:
-                from keras_trainkit.tuning import trial_states
+                from keras_trainkit.tuning.running import trial_states
 
                 callbacks = kwargs["callbacks"]
                 saving = trial_states.resumable(self, trial, self._execution, callbacks, self.save_every)
@@ -285,7 +285,7 @@ class Tuner(keras_tuner.Tuner):
 
     def _forget_states(self, trial: Trial) -> None:
         if self.save_every is not None:
-            from keras_trainkit.tuning import trial_states
+            from keras_trainkit.tuning.running import trial_states
 
             trial_states.forget(self.get_trial_dir(trial.trial_id))
 

@@ -88,6 +88,8 @@ def test_statistics(module, tmp_path):
 
     records = [
         record("quality", "fcnet a", "ours", 0, [9.0, 1.0]),
+        record("quality", "fcnet a", "ours", 1, [9.0, 1.0]),
+        record("quality", "fcnet a", "ours", 2, [100.0, 64.0]),
         record("quality", "fcnet b", "ours", 0, [9.0, 4.0]),
         record("quality", "branin", "ours", 0, [9.0, 100.0]),
         record("curves", "digits", "ours", 0, [0.9, 0.4, 0.4, 0.1]),
@@ -99,6 +101,7 @@ def test_statistics(module, tmp_path):
     path.write_text("\n".join([json.dumps({"sitting": {}}), *map(json.dumps, records), '{"problem": "cut']))
     read = table.read(path)
     assert read == records
-    assert table.over_tables(read) == {"ours": pytest.approx(2.0)}
+    assert table.over_tables(read) == {"ours": pytest.approx(4.0)}
+    assert table.over_medians(read) == {"ours": pytest.approx(2.0)}
     assert table.share_of_hyperband(read, "ours") == [0.5, math.inf]
-    assert table.regret_at(records[3], 0.5) == 0.4 and table.spread([3.0])["quartile_1"] == 3.0
+    assert table.regret_at(records[5], 0.5) == 0.4 and table.spread([3.0])["quartile_1"] == 3.0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_trainkit import averaging, callbacks, optimizers, schedules
-from keras_trainkit.callbacks.activations import Activations
 from keras_trainkit.core import backend
+from keras_trainkit.monitoring.activations import Activations
 
 RNG = np.random.default_rng(61)
 X = RNG.normal(size=(24, 3)).astype("float32")

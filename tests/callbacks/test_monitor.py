@@ -1,8 +1,11 @@
 """TrainingMonitor: what it writes, when, and that it is true."""
 
 import copy
+import errno
 import json
 import math
+import threading
+import time
 import warnings
 
 import keras
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers, schedules
-from keras_trainkit.callbacks import counting
+from keras_trainkit.monitoring import counting, event_log
 
 TENSORFLOW = pytest.mark.tensorflow
 
@@ -366,13 +369,34 @@ def test_lines_are_there_at_once_and_files_are_closed(tmp_path):
 
     class Look(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            seen.append(len(lines(tmp_path)) if (tmp_path / "metrics.jsonl").exists() else 0)
+            # Another thread writes them: nobody waits for it here but the test.
+            patience = time.monotonic() + 10
+            while len(lines(tmp_path)) < batch // 2 and time.monotonic() < patience:
+                time.sleep(0.001)
+            seen.append(len(lines(tmp_path)))
 
     x, y = make_data()
     monitor = callbacks.TrainingMonitor(tmp_path, every=2)
     make_model(optimizers.SGD(0.01)).fit(x, y, batch_size=8, verbose=0, callbacks=[monitor, Look()])
     assert seen == [0, 0, 1, 1, 2, 2, 3, 3]
     assert monitor._lines is None and monitor._events is None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("keras-trainkit-lines")]
+
+
+@pytest.mark.parametrize("which", ["JsonLines", "EventFiles"])
+def test_a_full_disk_ends_the_training_and_closes_the_files(tmp_path, monkeypatch, which):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(getattr(event_log, which), "write", full)
+    x, y = make_data()
+    monitor = callbacks.TrainingMonitor(tmp_path, every=2)
+    with pytest.raises(OSError, match="No space left"):
+        make_model(optimizers.SGD(0.01)).fit(x, y, batch_size=8, verbose=0, callbacks=[monitor])
+    monkeypatch.undo()
+    make_model(optimizers.SGD(0.01)).fit(x, y, batch_size=8, verbose=0, callbacks=[monitor])
+    assert [line["kind"] for line in lines(tmp_path)][-1] == "epoch"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("keras-trainkit-lines")]
 
 
 def test_tensorboard_events(tmp_path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers
-from keras_trainkit.callbacks import device_peaks, resources
 from keras_trainkit.core import backend
+from keras_trainkit.monitoring import device_peaks, resources
 
 TENSORFLOW = pytest.mark.tensorflow
 RNG = np.random.default_rng(8)

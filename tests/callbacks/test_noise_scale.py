@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers, precision
-from keras_trainkit.callbacks import noise_scale
+from keras_trainkit.monitoring import noise_scale
 
 TENSORFLOW = pytest.mark.tensorflow
 RNG = np.random.default_rng(5)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from keras_trainkit import callbacks, optimizers
-from keras_trainkit.callbacks import counting, progress
+from keras_trainkit.callbacks import progress
+from keras_trainkit.monitoring import counting
 
 
 def fit(console, epochs=3, validation=True, every=0.25, batches=8, line_every=60.0, **arguments):

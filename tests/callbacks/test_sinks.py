@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_trainkit import callbacks, optimizers
-from keras_trainkit.callbacks import sinks
+from keras_trainkit.monitoring import sinks
 
 RNG = np.random.default_rng(9)
 

@@ -61,7 +61,8 @@ def run(folder, name, base="TPESearch", seconds=0.05, elsewhere=False, wait=600,
     import searching
 
     from keras_trainkit import tuning
-    from keras_trainkit.tuning import database, workers
+    from keras_trainkit.tuning import database
+    from keras_trainkit.tuning.running import workers
 
     if elsewhere:  # the others cannot see this process
         workers.place = lambda: name

@@ -11,7 +11,8 @@ import sqlalchemy
 from searching import declare, search
 
 from keras_trainkit import tuning
-from keras_trainkit.tuning import connections, database, stored_oracle, workers
+from keras_trainkit.tuning import connections, database, stored_oracle
+from keras_trainkit.tuning.running import workers
 
 
 @pytest.fixture

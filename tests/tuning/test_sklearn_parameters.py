@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from keras_trainkit import optimizers
 from keras_trainkit.tuning import KerasClassifier, KerasRegressor, Meta
-from keras_trainkit.tuning.estimator_models import fresh, make_loss, make_optimizer
+from keras_trainkit.tuning.scikit_learn.models import fresh, make_loss, make_optimizer
 
 
 def build(meta, units=4, epochs=None, fit=None):

@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 
 optuna = pytest.importorskip("optuna")
 from keras_trainkit.tuning import SearchCV  # noqa: E402
-from keras_trainkit.tuning.search_space import Space  # noqa: E402
+from keras_trainkit.tuning.scikit_learn.search_space import Space  # noqa: E402
 
 X, Y = load_iris(return_X_y=True)
 CALLS: list = []

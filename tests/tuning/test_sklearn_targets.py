@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from keras_trainkit.tuning import Meta
-from keras_trainkit.tuning.targets import Numbers, Target, classification_target, gives_logits, wants_one_hot
+from keras_trainkit.tuning.scikit_learn.targets import (
+    Numbers,
+    Target,
+    classification_target,
+    gives_logits,
+    wants_one_hot,
+)
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy()
 

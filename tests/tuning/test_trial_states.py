@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -94,6 +96,22 @@ def test_a_process_that_was_killed_leaves_its_trial_to_the_next(tmp_path):
     tuner = searched(tmp_path, killed, workers=1)
     epochs = [int(epoch) for epoch in (tmp_path / "epochs").read_text().split()]
     # The state of the last epoch may have been on its way to the disk.
+    assert epochs[:4] == [0, 1, 2, 3] and epochs[4] in (2, 3) and epochs[4:] == list(range(epochs[4], 5))
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
+    assert [step for step, _ in curve(tuner)[0]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_machine_that_shares_the_folder_goes_on_where_another_was_killed(tmp_path):
+    (tmp_path / "armed").touch()
+    storage = f"sqlite:///{tmp_path}/searches.db"
+    call = f"searched(pathlib.Path({str(tmp_path)!r}), killed, storage={storage!r})"
+    program = f"import pathlib; from test_trial_states import killed, searched; {call}"
+    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    other = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}, timeout=300)
+    assert other.returncode == -signal.SIGKILL
+    tuner = searched(tmp_path, stopped, storage=storage)
+    epochs = [int(epoch) for epoch in (tmp_path / "epochs").read_text().split()]
     assert epochs[:4] == [0, 1, 2, 3] and epochs[4] in (2, 3) and epochs[4:] == list(range(epochs[4], 5))
     assert [trial.status for trial in tuner.oracle.trials.values()] == ["COMPLETED"]
     assert [step for step, _ in curve(tuner)[0]] == [0, 1, 2, 3, 4]

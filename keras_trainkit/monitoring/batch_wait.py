@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
-
 from keras_trainkit.core import backend
 
 
@@ -43,7 +41,7 @@ class BatchWait:
         """Seconds since the last call; None where it cannot measure."""
         if not self.able:
             return None
-        now = float(keras.ops.convert_to_numpy(self._seconds))
+        now = backend.number(self._seconds)
         before, self._last = self._last, now
         return now - before
 

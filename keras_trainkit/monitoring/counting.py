@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_trainkit.core import backend
+
 
 def accumulation_steps(optimizer: Any) -> int:
     """Batches per update."""
@@ -32,12 +34,10 @@ def to_float(value: Any) -> float | None:
     """A number, a scalar array or a scalar variable as a float; None for anything else."""
     if value is None or isinstance(value, str):
         return None
-    for read in (float, lambda v: float(keras.ops.convert_to_numpy(v))):  # the second knows variables with copies
-        try:
-            return read(value)
-        except (TypeError, ValueError):
-            continue
-    return None
+    try:
+        return backend.number(value) if isinstance(value, keras.Variable) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import cloudpickle
 import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from keras_trainkit.tuning import runners, sampling
+from keras_trainkit.tuning import sampling
+from keras_trainkit.tuning.running import runners
 
 _MOST_BAD_STARTS = 3
 

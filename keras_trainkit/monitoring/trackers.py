@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks.sinks import Sink, flat
+from keras_trainkit.monitoring.sinks import Sink, flat
 
 _AT_ONCE = 50  # lines that wait for each other: a store may take milliseconds
 

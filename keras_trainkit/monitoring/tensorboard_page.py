@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_trainkit.callbacks.sinks import flat
+from keras_trainkit.monitoring.sinks import flat
 
 PAGE = {
     "Learning": {

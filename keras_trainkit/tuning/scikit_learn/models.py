@@ -18,8 +18,8 @@ import numpy as np
 
 from keras_trainkit import optimizers
 from keras_trainkit.core import backend
-from keras_trainkit.tuning.parameters import META, wants_meta
-from keras_trainkit.tuning.targets import Meta, Target
+from keras_trainkit.tuning.scikit_learn.parameters import META, wants_meta
+from keras_trainkit.tuning.scikit_learn.targets import Meta, Target
 
 _LOCK = threading.RLock()
 

@@ -106,7 +106,7 @@ class _Actor:
         self._thread.join()
 
     def _serve(self, blob: bytes) -> None:
-        from keras_trainkit.tuning import trial_process
+        from keras_trainkit.tuning.running import trial_process
 
         try:
             trial_process.main(_Ends(self._in, self._out), blob)

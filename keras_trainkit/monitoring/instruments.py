@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_trainkit.callbacks import device_peaks, resources
-from keras_trainkit.callbacks.activations import Activations
-from keras_trainkit.callbacks.batch_wait import BatchWait
-from keras_trainkit.callbacks.counting import accumulation_steps, inner_optimizer, to_float
-from keras_trainkit.callbacks.noise_scale import NoiseScale
-from keras_trainkit.callbacks.optimizers import trace_anew
 from keras_trainkit.core import backend
 from keras_trainkit.core.statistics import by_layer
+from keras_trainkit.monitoring import device_peaks, resources
+from keras_trainkit.monitoring.activations import Activations
+from keras_trainkit.monitoring.batch_wait import BatchWait
+from keras_trainkit.monitoring.counting import accumulation_steps, inner_optimizer, to_float
+from keras_trainkit.monitoring.noise_scale import NoiseScale
+from keras_trainkit.training.train_functions import trace_anew
 
 STATISTICS = ("gradient_norm", "clipped_gradient_norm", "update_norm", "weight_norm", "update_to_weight_ratio")
 

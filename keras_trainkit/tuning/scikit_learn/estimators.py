@@ -15,9 +15,9 @@ from sklearn.utils.multiclass import type_of_target
 from keras_trainkit.core import checks
 from keras_trainkit.data.batches import Batches
 from keras_trainkit.data.splits import split_rows
-from keras_trainkit.tuning import estimator_models
-from keras_trainkit.tuning.parameters import FlatParameters
-from keras_trainkit.tuning.targets import (
+from keras_trainkit.tuning.scikit_learn import models as estimator_models
+from keras_trainkit.tuning.scikit_learn.parameters import FlatParameters
+from keras_trainkit.tuning.scikit_learn.targets import (
     Meta,
     Numbers,
     Target,

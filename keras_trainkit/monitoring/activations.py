@@ -10,12 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_trainkit.callbacks.counting import inner_optimizer
-from keras_trainkit.callbacks.optimizers import variables_of
 from keras_trainkit.core import backend
 from keras_trainkit.core.compose import variable_path
 from keras_trainkit.core.numerics import widened
+from keras_trainkit.monitoring.counting import inner_optimizer
 from keras_trainkit.training.interception import intercepted
+from keras_trainkit.training.train_functions import variables_of
 
 _SHAPING = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Softmax)
 

@@ -1,4 +1,4 @@
-"""Where a monitor writes: `metrics.jsonl`, one object a line, and TensorBoard event files."""
+"""Where a monitor writes: `metrics.jsonl`, one object a line, and TensorBoard event files; beside the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import math
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,35 @@ def layers_record(step: int, epoch: int, layers: Mapping[str, Mapping[str, float
     """
     finite = {n: {name: v if math.isfinite(v) else None for name, v in of.items()} for n, of in layers.items()}
     return {"kind": "layers", "step": step, "epoch": epoch, "time": round(time.time(), 3), "layers": finite}
+
+
+class Beside:
+    """Does one thing after the other in a thread of its own, while the training goes on.
+
+    What a thing raises, the next call raises.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="keras-trainkit-lines")
+        self._open: deque[Future] = deque()
+
+    def do(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Has it done soon."""
+        while self._open and self._open[0].done():
+            self._open.popleft().result()
+        self._open.append(self._pool.submit(function, *arguments))
+
+    def wait(self) -> None:
+        """Returns when all is done."""
+        while self._open:
+            self._open.popleft().result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
 
 
 class JsonLines:
@@ -122,7 +153,7 @@ class EventFiles:
 
     def describe(self, step: int, recipe: Mapping[str, Any], left_out: Collection[str] = ()) -> None:
         """Arranges the page of custom scalars, and writes the recipe as text and as hyperparameters."""
-        from keras_trainkit.callbacks import tensorboard_page
+        from keras_trainkit.monitoring import tensorboard_page
 
         page = [tensorboard_page.arrangement(left_out)]
         if recipe:
@@ -138,7 +169,7 @@ class EventFiles:
 
     def write_weights(self, step: int, weights: Mapping[str, Any]) -> None:
         """Writes a histogram of each variable."""
-        from keras_trainkit.callbacks.tensorboard_page import histogram
+        from keras_trainkit.monitoring.tensorboard_page import histogram
 
         for path, values in weights.items():
             self._add("train", step, histogram(f"weights/{path}", values))

@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from keras_trainkit.core import checks
-from keras_trainkit.tuning.search_space import Space
+from keras_trainkit.tuning.scikit_learn.search_space import Space
 
 PRUNERS = ("median", "wilcoxon")
 _REPEATS = 10

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any, Protocol
 
-from keras_trainkit.tuning import trial_process
+from keras_trainkit.tuning.running import trial_process
 
 # Importing TensorFlow and reading the data may take long; but not for ever.
 _LONGEST_START = 600.0

@@ -1,0 +1,1 @@
+"""What `callbacks.TrainingMonitor` measures with and writes to."""

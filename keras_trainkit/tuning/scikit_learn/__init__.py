@@ -1,0 +1,1 @@
+"""Keras models for scikit-learn: estimators, and its searches over ours."""
