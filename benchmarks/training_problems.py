@@ -22,11 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import training_table
 from keras import layers, ops
 
 from keras_trainkit import optimizers, schedules
 
-EVALUATIONS = 40  # of the validation loss, evenly over a run
 WARM_UP = 0.1  # of the steps, in the schedule that all optimizers get which take one
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -242,9 +242,9 @@ def run(
     """Trains once.
 
     Returns:
-        `losses` on the validation data (None where they are not finite) after the steps `at`; `step_ms`, the median
-        time of a step over the pieces between evaluations, without the first, which compiles; `first_seconds`, which
-        is that first piece.
+        `losses` on the validation data (None where they are not finite) after the steps `training_table.evaluated`;
+        `step_ms`, the median time of a step over the pieces between evaluations, without the first, which compiles;
+        `first_seconds`, which is that first piece.
     """
     known = PROBLEMS[problem]
     steps = steps or known.steps
@@ -256,9 +256,7 @@ def run(
     rng, needed = np.random.default_rng(seed), steps * known.batch
     epochs = -(-needed // len(x))
     order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])[:needed]
-    watch = Watch(
-        x_validation, y_validation, sorted({math.ceil((i + 1) * steps / EVALUATIONS) for i in range(EVALUATIONS)})
-    )
+    watch = Watch(x_validation, y_validation, training_table.evaluated(steps))
     model.fit(x[order], y[order], batch_size=known.batch, shuffle=False, verbose=0, callbacks=[watch])
     return {
         "problem": problem,
@@ -266,7 +264,6 @@ def run(
         "rate": rate,
         "seed": seed,
         "settings": settings(problem, name, steps),
-        "at": watch.at[: len(watch.losses)],
         "losses": [round(loss, 5) if math.isfinite(loss) else None for loss in watch.losses],
         "step_ms": round(statistics.median(watch.step_ms[1:] or watch.step_ms), 3),
         "first_seconds": round(watch.first_seconds, 2),

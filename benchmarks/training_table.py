@@ -11,6 +11,7 @@ from typing import Any
 
 import noise
 
+EVALUATIONS = 40  # of the validation loss, evenly over a run
 TUNING_SEED = 1000  # rates are chosen with it; the seeds that are reported begin at 0
 REFERENCES = ("keras_adam", "keras_adamw")
 SURE = 0.05  # the p-value from which on a difference counts as more than noise
@@ -49,9 +50,18 @@ def identity(run: Run) -> str:
     return json.dumps([run[key] for key in ("problem", "optimizer", "rate", "seed", "settings")], sort_keys=True)
 
 
+def evaluated(steps: int) -> list[int]:
+    """The steps of a run after which its losses are taken."""
+    return sorted({math.ceil((i + 1) * steps / EVALUATIONS) for i in range(EVALUATIONS)})
+
+
 def steps_to(run: Run, target: float) -> float:
-    """The step of the first evaluation at which the loss was at most the target; infinity if it never was."""
-    reached = (at for at, loss in zip(run["at"], run["losses"], strict=True) if loss is not None and loss <= target)
+    """The step of the first evaluation at which the loss was at most the target; infinity if it never was.
+
+    A run that diverged has fewer losses than evaluations.
+    """
+    at = evaluated(run["settings"]["steps"])
+    reached = (at for at, loss in zip(at, run["losses"], strict=False) if loss is not None and loss <= target)
     return next(reached, math.inf)
 
 

@@ -27,8 +27,7 @@ def run(optimizer="ours", rate=0.001, seed=0, losses=(1.0, 0.5, 0.2, 0.3), step_
         "optimizer": optimizer,
         "rate": rate,
         "seed": seed,
-        "settings": {"steps": 40, "constant_rate": optimizer == "half", "arguments": given},
-        "at": [10, 20, 30, 40][: len(losses)],
+        "settings": {"steps": 400, "constant_rate": optimizer == "half", "arguments": given},
         "losses": list(losses),
         "step_ms": step_ms,
     }
