@@ -155,7 +155,7 @@ def main() -> None:
         make(quality(arguments.seeds, arguments.trials, arguments.data_folder), arguments.data_folder,
              arguments.processes)  # fmt: skip
     if "curves" in arguments.parts:
-        make(curve_jobs(max(arguments.seeds, 20)), None, arguments.processes)
+        make(curve_jobs(max(arguments.seeds, 40)), None, arguments.processes)
     for line in table(search_table.read(RUNS)):
         print(line)
     if "times" in arguments.parts:

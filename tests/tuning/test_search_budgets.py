@@ -206,9 +206,10 @@ def test_search_chooses_and_says_why(monkeypatch):
         assert choose(words.space, max_trials=9, max_epochs=26).sampler == "tpe"
     assert "'kind' is not a number" in choose(words.space, max_trials=9, max_epochs=26).reasons[0]
     assert "from epoch 2 on" in plan.reasons[1]
-    for saves, epochs, first in ((True, 27, 1), (False, 27, 2), (True, 52, 4), (False, 52, 4)):
+    for saves, epochs, first, factor in ((True, 27, 1, 3), (False, 27, 2, 2), (True, 52, 4, 2), (False, 52, 4, 2)):
         plan = choose(number.space, max_trials=9, max_epochs=epochs, saves=saves)
-        assert plan.pruner._min_resource == first and f"from epoch {first} on" in plan.reasons[-1]
+        assert (plan.pruner._min_resource, plan.pruner._reduction_factor) == (first, factor)
+        assert f"from epoch {first} on, by factor {factor}" in plan.reasons[-1]
     assert choose(number.space, max_trials=9, max_epochs=26, objectives=2).pruner is None
 
 
